@@ -1,0 +1,69 @@
+"""Every knob of the package, typed and described, in one place.
+
+Each field can be set as a keyword, by a command line flag of the same name, or by an environment variable
+``RTPRUNE_<NAME>`` (for example ``RTPRUNE_MODE=tiny``); a keyword or flag wins over the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PUBLISHED_MODEL = "deepseek-ai/DeepSeek-OCR"
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ReadSettings(BaseSettings):
+    """How a page is read: what decides the text. All fields take part in a dataset's configuration hash."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RTPRUNE_", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    model: str = Field(
+        PUBLISHED_MODEL,
+        description="Name of a published model, a local folder or s3:// prefix in its layout, or 'mini' (the built-in one).",
+    )
+    mode: str | None = Field(
+        None, description="View size: tiny, small, base, large or gundam; the model's own default when absent."
+    )
+    task: str | None = Field(
+        None, description="'text' (plain reading) or 'markdown' (with regions); the model's own default when absent."
+    )
+    prune: Literal["dynamic", "off"] | Ratio = Field(
+        "dynamic", description="Share of free visual tokens to prune: 'dynamic' (adapts to the page), 'off', or 0..1."
+    )
+    max_output_tokens: int = Field(8192, ge=1, description="A page that has not ended after so many tokens is cut.")
+    dpi: int = Field(144, ge=36, le=600, description="Resolution at which PDF pages are rendered, dots per inch.")
+    max_pixels: int = Field(
+        50_000_000, ge=4096, description="A page that would have more pixels is rendered at a smaller scale."
+    )
+
+    @property
+    def config_hash(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 over the fields that decide what rows a page gives."""
+        text = json.dumps(self.model_dump(include=set(ReadSettings.model_fields)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RunSettings(ReadSettings):
+    """How a corpus is run: reading plus the resources it takes. Only the reading fields decide the rows."""
+
+    password: str | None = Field(None, repr=False, description="Password tried on encrypted PDF documents.")
+    workers: int | None = Field(
+        None, ge=1, description="Ray actors that hold the model; one per GPU, or per two CPU cores, when absent."
+    )
+    unit_pages: int = Field(64, ge=1, le=10_000, description="Pages in a work unit: what is committed in one file.")
+    batch_pages: int = Field(4, ge=1, le=256, description="Pages the model reads together.")
+    max_attempts: int = Field(
+        2, ge=1, le=10, description="How often a unit may kill its worker before its pages are recorded as failed."
+    )
+    unit_timeout_s: float = Field(3600.0, gt=0, description="A unit that takes longer has its worker killed.")
+    ray_address: str | None = Field(
+        None, description="Ray cluster to join ('auto' inside one); a local one is started when absent."
+    )

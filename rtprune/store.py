@@ -1,0 +1,132 @@
+"""Local folders and S3-compatible object stores behind one door.
+
+Endpoint and credentials come from the standard AWS variables (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...),
+so MinIO and other compatible stores work without further settings.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from fsspec.spec import AbstractFileSystem
+
+from rtprune.errors import StoreError, UsageError
+
+
+def is_remote(uri: str) -> bool:
+    """Whether ``uri`` names an object store rather than a local path."""
+    return uri.startswith("s3://")
+
+
+def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The filesystem that ``uri`` lies on, and the path within it.
+
+    Build it where it is used: an s3fs instance must not be carried through a fork or to another machine.
+    """
+    if is_remote(uri):
+        options: dict[str, Any] = {
+            "use_listings_cache": False,
+            "config_kwargs": {"retries": {"max_attempts": 10, "mode": "adaptive"}},
+        }
+        return fsspec.filesystem("s3", **options), uri.removeprefix("s3://").rstrip("/")
+    if "://" in uri and not uri.startswith("file://"):
+        raise UsageError(f"cannot open {uri!r}: only local paths and s3:// are supported", "use s3://bucket/prefix")
+    return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def join(base: str, *parts: str) -> str:
+    """``base`` and ``parts`` joined by single slashes."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def put(uri: str, data: bytes) -> None:
+    """Write one whole object; a reader sees all of it or nothing.
+
+    Local files are written aside and renamed, because a local write is not atomic as a put is.
+    """
+    filesystem, path = open_filesystem(uri)
+    with store_errors(uri):
+        if is_remote(uri):
+            filesystem.pipe_file(path, data)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        aside = f"{path}.{uuid.uuid4().hex}.part"
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+
+
+def create_if_absent(uri: str, data: bytes) -> bool:
+    """Write one whole object unless it exists. Of any number of racers exactly one gets ``True``."""
+    filesystem, path = open_filesystem(uri)
+    with store_errors(uri):
+        if is_remote(uri):
+            try:
+                filesystem.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        aside = f"{path}.{uuid.uuid4().hex}.part"
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(aside, path)  # fails if the name is taken, and never shows half a file
+        except FileExistsError:
+            return False
+        finally:
+            if os.path.exists(aside):
+                os.remove(aside)
+        return True
+
+
+def get(uri: str) -> bytes:
+    """The whole object. Raises ``FileNotFoundError`` when there is none, ``StoreError`` when the store fails."""
+    filesystem, path = open_filesystem(uri)
+    with store_errors(uri):
+        data: bytes = filesystem.cat_file(path)
+        return data
+
+
+def delete(uri: str) -> None:
+    """Remove one object; one that is gone already is no error."""
+    filesystem, path = open_filesystem(uri)
+    with store_errors(uri):
+        try:
+            filesystem.rm_file(path)
+        except FileNotFoundError:
+            return
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn what boto, s3fs and the operating system raise into this package's errors; secrets never in a message."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except NoCredentialsError as error:
+        raise UsageError(
+            f"no credentials for {uri}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        ) from error
+    except PermissionError as error:
+        raise UsageError(
+            f"access to {uri} was refused", "check the AWS credentials, the bucket's policy or the file's permissions"
+        ) from error
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        raise StoreError(f"the store refused {uri}: {code}") from error
+    except (BotoCoreError, OSError, TimeoutError) as error:
+        raise StoreError(
+            f"the store did not answer for {uri}: {type(error).__name__}", "check AWS_ENDPOINT_URL and the network"
+        ) from error

@@ -1,0 +1,57 @@
+"""What every test may use: the shared data folder and an object store on loopback."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pages and broken files that are not part of the project (their licences differ)."""
+    folder = Path(os.environ.get("RTPRUNE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared test data at {folder}: set RTPRUNE_TEST_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store_endpoint() -> Iterator[str]:
+    """Endpoint of an S3-compatible server on loopback; the standard AWS variables point to it meanwhile."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    values = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    yield endpoint
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    server.stop()
+
+
+@pytest.fixture
+def bucket(store_endpoint: str) -> str:
+    """``s3://`` URI of a fresh, empty bucket."""
+    import boto3
+
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=store_endpoint).create_bucket(Bucket=name)
+    return f"s3://{name}"
