@@ -1,0 +1,7 @@
+"""RTPrune: fewer visual tokens in front of the decoder, without training. Tensors in, tensors out."""
+
+from __future__ import annotations
+
+from rtprune.pruning.layout import TokenKind, TokenLayout
+
+__all__ = ["TokenKind", "TokenLayout"]
