@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from rtprune.pruning.layout import TokenKind, TokenLayout
+from rtprune.pruning.sequence import PruneConfig, Pruned, PruneFacts, prune
 
-__all__ = ["TokenKind", "TokenLayout"]
+__all__ = ["PruneConfig", "PruneFacts", "Pruned", "TokenKind", "TokenLayout", "prune"]

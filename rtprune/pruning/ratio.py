@@ -1,0 +1,74 @@
+"""How much of a page to prune: token similarity, weighed against how densely the page is written.
+
+Source of the formulas: RTPrune (arXiv 2605.00392); where the paper leaves the normalisation of the similarity open,
+the released implementation's choice, the squared cosine, is taken.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+PATCH = 64
+"""Side in pixels of the part of a view that one visual token stands for."""
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def l2_norms(features: Tensor) -> Tensor:
+    """l2 norm of each token of ``features`` [N, D]: float32 [N].
+
+    Summed in float64 and rounded to float32, so that norms which are equal on paper are equal in memory whatever the
+    device, the batch or the order of summation; ties can then be broken by position.
+    """
+    norms: Tensor = torch.linalg.vector_norm(features, dim=-1, dtype=torch.float64)
+    return norms.float()
+
+
+def unit_tokens(features: Tensor) -> Tensor:
+    """``features`` [N, D] scaled to norm 1: float32 [N, D]. A token of norm zero stays zero: it resembles nothing."""
+    # Scaling by the largest value first keeps the squares of very large and very small features in range.
+    wide = features.float()
+    largest = wide.abs().amax(dim=-1, keepdim=True)
+    scaled = wide / torch.where(largest > 0, largest, 1.0)
+    norms: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / norms.clamp(min=1.0)  # a scaled token has norm 0 or at least 1
+
+
+def similarity(units: Tensor) -> Tensor:
+    """Mean of cos(i, j)^2 over ordered pairs i != j of the unit tokens ``units`` [P, D]: float64 scalar in [0, 1].
+
+    Fewer than two tokens have no pair: 0.
+    """
+    count = units.shape[0]
+    if count < 2:
+        return units.new_zeros((), dtype=torch.float64)
+    cosines = units @ units.T
+    cosines.fill_diagonal_(0.0)
+    return (cosines.square().sum(dtype=torch.float64) / (count * (count - 1))).clamp(0.0, 1.0)
+
+
+def density(view: Tensor, threshold: float) -> Tensor:
+    """Share of pixels with an edge, mean over the view's 64x64 patches: float64 scalar in [0, 1].
+
+    Args:
+        view: [3, H, W] in [-1, 1], H and W multiples of 64.
+        threshold: Sobel magnitude (on luma) above which a pixel counts as an edge.
+
+    Each patch is filtered alone with zero padding, so a blank white patch scores its border, 252/4096.
+    """
+    red, green, blue = view.float()
+    luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
+    patches = luma.reshape(rows, PATCH, columns, PATCH).transpose(1, 2)
+    padded = functional.pad(patches, (1, 1, 1, 1))
+    # The Sobel kernels are separable: smooth by (1, 2, 1) along one axis, differentiate along the other.
+    # Plain sums are exact on every device; a convolution may run in a shorter number format on a GPU.
+    across = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    down = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    horizontal = across[..., 2:] - across[..., :-2]
+    vertical = down[..., 2:, :] - down[..., :-2, :]
+    edges = torch.hypot(horizontal, vertical) > threshold
+    # All patches have the same size: the mean over patches is the mean over pixels.
+    return edges.sum().double() / edges.numel()

@@ -1,0 +1,45 @@
+"""Which tokens of the sequence survive."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rtprune.pruning.layout import TokenKind
+
+
+def kept_count(free_count: int, ratio: float) -> int:
+    """M = floor(P (1 - r)), the number of free tokens that stay.
+
+    A product that misses a whole number by rounding alone counts as that number: 10 tokens at r = 0.9 keep one,
+    although 10 * (1 - 0.9) is 0.9999999999999998 in floating point.
+    """
+    return min(free_count, math.floor(free_count * (1.0 - ratio) + 1e-9))
+
+
+def select(norms: Tensor, count: int) -> Tensor:
+    """bool [P]: the ``count`` tokens of largest norm; of equal norms the earlier token stays."""
+    order = torch.sort(norms, descending=True, stable=True).indices
+    kept = torch.zeros_like(norms, dtype=torch.bool)
+    kept[order[:count]] = True
+    return kept
+
+
+def survivors(kinds: Tensor, kept_free: Tensor) -> Tensor:
+    """int64 [K], ascending: positions of the sequence that stay.
+
+    Args:
+        kinds: [L], the `TokenKind` of each position.
+        kept_free: bool [P], which of the free tokens stay.
+
+    Newlines and separators stay, except that of newlines which have come to stand side by side only the first does.
+    """
+    stays = kinds != TokenKind.FREE
+    stays[~stays] = kept_free
+    positions = stays.nonzero().squeeze(1)
+    newline = kinds[positions] == TokenKind.NEWLINE
+    repeated = torch.zeros_like(newline)
+    repeated[1:] = newline[1:] & newline[:-1]
+    return positions[~repeated]
