@@ -1,0 +1,78 @@
+"""Joining a Ray cluster, or starting a quiet local one on loopback for the length of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rtprune.errors import UsageError
+
+OBJECT_STORE_BYTES = 200_000_000  # only addresses and receipts travel through Ray
+
+# Read when Ray is first imported, so they are set before that and only where the user has not chosen.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def start_local(cpus: int | None = None) -> None:
+    """Start Ray in this process tree, reachable from this machine only."""
+    ray = _import_ray()
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[list[Mapping[str, float]]]:
+    """Ray for the length of the block; yields the resources of each live node.
+
+    A Ray that already runs in this process is used and left running. Otherwise the cluster at ``address``, or the one
+    that ``RAY_ADDRESS`` names (so it is inside ``ray job submit``), is joined, and where there is neither a local one is
+    started; it is left, or stopped, at the end.
+
+    Raises:
+        UsageError: no cluster answers at ``address``.
+    """
+    ray = _import_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address in (None, "", "local"):
+            start_local()
+        else:
+            _join(ray, str(address))
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}", "start one with `ray start --head`, or leave the address out"
+        ) from error
+
+
+def _import_ray() -> Any:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    return ray
