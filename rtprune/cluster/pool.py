@@ -175,7 +175,8 @@ class Pool(Generic[U, R]):
                     seat.head_since = time.monotonic()
 
     def _wait(self) -> None:
-        refs = [seat.jobs[0].ref if seat.jobs else seat.ready_ref for seat in self._seats if seat.jobs or not seat.ready]
+        busy = [seat.jobs[0].ref for seat in self._seats if seat.jobs]
+        refs = busy + [seat.ready_ref for seat in self._seats if not seat.ready]
         if refs:
             ray.wait(refs, num_returns=1, timeout=TICK_S, fetch_local=False)
         else:
@@ -219,7 +220,9 @@ class Pool(Generic[U, R]):
             seat.ready = True
             self._failed_starts = 0
 
-    def _bury(self, seat: _Seat[U], guilty: _Job[U], reason: Literal["worker-died", "timeout"]) -> Iterator[Outcome[U, R]]:
+    def _bury(
+        self, seat: _Seat[U], guilty: _Job[U], reason: Literal["worker-died", "timeout"]
+    ) -> Iterator[Outcome[U, R]]:
         """Give up an actor: ``guilty`` (already charged) was executing, what waited behind it is not to blame."""
         ray.kill(seat.actor)
         self._seats.remove(seat)
@@ -242,8 +245,9 @@ class Pool(Generic[U, R]):
         if any(seat.ready for seat in self._seats):
             self._unready_since = time.monotonic()
         elif time.monotonic() - self._unready_since > self._ready_timeout_s:
+            asked = self._placement.describe()
             raise RTPruneError(
-                f"no worker was ready within {self._ready_timeout_s:.0f} s (each asks for {self._placement.describe()})",
+                f"no worker was ready within {self._ready_timeout_s:.0f} s (each asks for {asked})",
                 "look with `ray status` whether the cluster has that much free",
             )
 

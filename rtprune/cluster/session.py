@@ -13,17 +13,15 @@ from rtprune.errors import UsageError
 OBJECT_STORE_BYTES = 200_000_000  # only addresses and receipts travel through Ray
 
 # Read when Ray is first imported, so they are set before that and only where the user has not chosen.
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_DEDUP_LOGS": "0"}
+# Ray replaces 127.0.0.1 by an address of the outer network, except where this switch says that no other node will come.
+# Despite its name it is read on Linux too, and with it every port that Ray opens is on loopback.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def start_local(cpus: int | None = None) -> None:
     """Start Ray in this process tree, reachable from this machine only."""
-    ray = _import_ray()
+    ray = _import_ray(LOOPBACK)
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -40,20 +38,19 @@ def ray_session(address: str | None) -> Iterator[list[Mapping[str, float]]]:
     """Ray for the length of the block; yields the resources of each live node.
 
     A Ray that already runs in this process is used and left running. Otherwise the cluster at ``address``, or the one
-    that ``RAY_ADDRESS`` names (so it is inside ``ray job submit``), is joined, and where there is neither a local one is
-    started; it is left, or stopped, at the end.
+    that ``RAY_ADDRESS`` names (so it is inside ``ray job submit``), is joined, and where there is neither a local one
+    is started; it is left, or stopped, at the end.
 
     Raises:
         UsageError: no cluster answers at ``address``.
     """
-    ray = _import_ray()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    ray = _import_ray(LOOPBACK if address == "local" else {})
     ours = not ray.is_initialized()
-    if ours:
-        address = address or os.environ.get("RAY_ADDRESS")
-        if address in (None, "", "local"):
-            start_local()
-        else:
-            _join(ray, str(address))
+    if ours and address == "local":
+        start_local()
+    elif ours:
+        _join(ray, address)
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -70,8 +67,8 @@ def _join(ray: Any, address: str) -> None:
         ) from error
 
 
-def _import_ray() -> Any:
-    for name, value in QUIET.items():
+def _import_ray(extra: Mapping[str, str]) -> Any:
+    for name, value in {**QUIET, **extra}.items():
         os.environ.setdefault(name, value)
     import ray
 
