@@ -1,0 +1,126 @@
+"""Picture -> views, pixel for pixel as DeepSeek-OCR's own preparation, with Pillow alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from rtprune.errors import DocumentError
+from rtprune.models.protocol import Views
+from rtprune.pruning import TokenLayout
+
+PIXELS_PER_TOKEN = 64
+TILE_SIDE = 640
+MOST_TILES = 9
+_GREY = (127, 127, 127)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A view size: side of the global view in pixels, and whether a large picture is cut into tiles as well."""
+
+    side: int
+    tiled: bool = False
+
+
+MODES = {
+    "tiny": Mode(512),
+    "small": Mode(640),
+    "base": Mode(1024),
+    "large": Mode(1280),
+    "gundam": Mode(1024, tiled=True),
+}
+
+
+def prepare(picture: Image.Image, mode: str) -> Views:
+    """The views of a picture in one of `MODES`.
+
+    Raises:
+        DocumentError: the picture has no pixels, or is so thin that nothing of it is left in the view.
+    """
+    if picture.width < 1 or picture.height < 1:
+        raise DocumentError("empty-picture", f"the picture has no pixels: {picture.width} x {picture.height}")
+    upright = ImageOps.exif_transpose(picture).convert("RGB")
+    size = MODES[mode]
+    view, content_box = _global_view(upright, size)
+    tiles, grid = None, (1, 1)
+    if size.tiled and max(upright.size) > TILE_SIDE:
+        grid = tile_grid(*upright.size)
+        tiles = _tiles(upright, grid)
+    layout = TokenLayout.deepseek_ocr(
+        size.side // PIXELS_PER_TOKEN, None if tiles is None else grid, TILE_SIDE // PIXELS_PER_TOKEN
+    )
+    return Views(mode, normalise(view), tiles, grid, layout, content_box, upright.size)
+
+
+def normalise(view: Image.Image) -> Tensor:
+    """float32 [3, H, W] in [-1, 1] of an RGB picture: (x / 255 - 0.5) / 0.5."""
+    pixels = np.asarray(view, dtype=np.float32)
+    scaled = (pixels / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+
+def tile_grid(width: int, height: int) -> tuple[int, int]:
+    """(columns, rows) of the tiles of a picture: of all grids of 2 to 9 tiles the one nearest its aspect ratio.
+
+    Candidates come in the order of their tile count; on a tie the later one wins where the picture has more than
+    half of its pixels.
+    """
+    aspect = width / height
+    candidates = sorted(
+        (
+            (columns, rows)
+            for columns in range(1, MOST_TILES + 1)
+            for rows in range(1, MOST_TILES + 1)
+            if 2 <= columns * rows <= MOST_TILES
+        ),
+        key=lambda grid: grid[0] * grid[1],
+    )
+    best, least = (1, 1), math.inf
+    for columns, rows in candidates:
+        difference = abs(aspect - columns / rows)
+        roomy = width * height > 0.5 * TILE_SIDE * TILE_SIDE * columns * rows
+        if difference < least or (difference == least and roomy):
+            best, least = (columns, rows), difference
+    return best
+
+
+def content_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a picture that is scaled into the middle of a square view, keeping its shape."""
+    longer = max(width, height)
+    # in this order of operations, which decides how halves of a pixel are rounded
+    fitted_width = side if width == longer else round(width / longer * side)
+    fitted_height = side if height == longer else round(height / longer * side)
+    return round((side - fitted_width) * 0.5), round((side - fitted_height) * 0.5), fitted_width, fitted_height
+
+
+def _global_view(picture: Image.Image, mode: Mode) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    side = mode.side
+    if side <= TILE_SIDE:
+        return picture.resize((side, side), Image.Resampling.BICUBIC), (0, 0, side, side)
+    left, top, width, height = content_box(*picture.size, side)
+    if width < 1 or height < 1:
+        raise DocumentError(
+            "too-thin",
+            f"a picture of {picture.width} x {picture.height} pixels vanishes in a view of {side} x {side}",
+            "modes tiny and small stretch it to a square",
+        )
+    view = Image.new("RGB", (side, side), _GREY)
+    view.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    return view, (left, top, width, height)
+
+
+def _tiles(picture: Image.Image, grid: tuple[int, int]) -> Tensor:
+    columns, rows = grid
+    stitched = picture.resize((TILE_SIDE * columns, TILE_SIDE * rows), Image.Resampling.BICUBIC)
+    boxes = (
+        (TILE_SIDE * column, TILE_SIDE * row, TILE_SIDE * (column + 1), TILE_SIDE * (row + 1))
+        for row in range(rows)
+        for column in range(columns)
+    )
+    return torch.stack([normalise(stitched.crop(box)) for box in boxes])

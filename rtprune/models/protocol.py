@@ -1,0 +1,145 @@
+"""What a model family promises, and the values that pass between a picture and its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from rtprune.pruning import TokenLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """One picture as the vision encoder takes it.
+
+    Attributes:
+        mode: name of the view size.
+        global_view: float32 [3, S, S] in [-1, 1]: the whole picture.
+        tiles: float32 [T, 3, 640, 640] in [-1, 1], row by row, or ``None`` where the picture is not cut.
+        grid: (columns, rows) of the tiles; (1, 1) where there are none.
+        layout: what stands at each of the L positions of the visual sequence.
+        content_box: (left, top, width, height) of the picture within the global view, in its pixels.
+        picture_size: (width, height) of the upright picture in pixels.
+    """
+
+    mode: str
+    global_view: Tensor
+    tiles: Tensor | None
+    grid: tuple[int, int]
+    layout: TokenLayout
+    content_box: tuple[int, int, int, int]
+    picture_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the page that the model located.
+
+    Attributes:
+        label: what the model calls it: "text", "title", "table", "image", ...
+        box: (left, top, right, bottom), each 0..999 of the original picture's width or height.
+        text: what it reads there; empty for pictures.
+    """
+
+    label: str
+    box: tuple[int, int, int, int]
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The model's answer: the text without location marks, and the regions in reading order."""
+
+    text: str
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Token ids, int64 [n] and [m], in front of the visual tokens and behind them."""
+
+    before: Tensor
+    after: Tensor
+
+
+class OcrModel(Protocol):
+    """One OCR model on one device. D is the decoder's width, V its vocabulary, L_i the length of a visual sequence."""
+
+    @property
+    def name(self) -> str:
+        """The name it was asked for by."""
+
+    @property
+    def revision(self) -> str:
+        """Fingerprint of configuration, tokenizer and weights: the same bytes give the same one anywhere."""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """View sizes it can be used with."""
+
+    @property
+    def default_mode(self) -> str: ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What it can be asked for: "text", "markdown"."""
+
+    @property
+    def default_task(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends an answer."""
+
+    @property
+    def hidden_size(self) -> int:
+        """The decoder's width D."""
+
+    def prepare(self, picture: Image, mode: str) -> Views:
+        """A picture as the encoder takes it. Raises ``UsageError`` for a mode the model does not have, and
+        ``DocumentError`` for a picture that has no pixels or is too thin to be shown."""
+
+    def encode(self, views: Sequence[Views]) -> list[Tensor]:
+        """Visual tokens [L_i, D] of each picture in the order its layout describes, on the model's device."""
+
+    def prompt(self, task: str) -> Prompt:
+        """What stands around the visual tokens. Raises ``UsageError`` for a task the model does not have."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings [..., D] of token ids [...], on the model's device."""
+
+    def decoder(
+        self,
+        inputs_embeds: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """One step of the decoder, for a prefill as for single tokens.
+
+        Args:
+            inputs_embeds: [B, n, D].
+            position_ids: int64 [B, n]; may have gaps.
+            attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); ``None`` where none is.
+            past_key_values: what the step before returned; ``None`` for the first.
+
+        Returns:
+            Logits [B, 1, V] of the last position, and the cache for the next step.
+        """
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of an answer's ids, location marks included, the end token left out."""
+
+    def parse(self, answer: str) -> Answer:
+        """The answer's text and regions. Never raises: what is malformed stays out of the regions."""
