@@ -1,0 +1,243 @@
+"""What is to be read: documents cut into work units, kept as an append-only log of plans.
+
+Plan N covers exactly the objects (URI and version) that no earlier plan covers, and is created only if absent, so of
+two runs that plan at once one wins each number and the other plans what is then still new. A plan is never changed:
+units keep their ids whatever is killed, and whoever resumes finds the same work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rtprune.dataset.output import Output, check_run_id
+from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, parquet_bytes
+from rtprune.errors import RTPruneError
+from rtprune.store import create_if_absent, get, put
+
+
+@dataclass(frozen=True, slots=True)
+class PageSlice:
+    """Pages ``first_page`` to ``last_page`` (from 1, both included) of one document."""
+
+    doc_id: str
+    uri: str
+    first_page: int
+    last_page: int
+
+    @property
+    def page_count(self) -> int:
+        """Number of pages in the slice."""
+        return self.last_page - self.first_page + 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnit:
+    """What a worker takes at a time and commits in one file."""
+
+    unit_id: str
+    slices: tuple[PageSlice, ...]
+
+    @property
+    def page_count(self) -> int:
+        """Number of pages in the unit."""
+        return sum(piece.page_count for piece in self.slices)
+
+    def pages(self) -> Iterator[tuple[str, int]]:
+        """(``doc_id``, page) of every page of the unit, in reading order."""
+        for piece in self.slices:
+            for page in range(piece.first_page, piece.last_page + 1):
+                yield piece.doc_id, page
+
+
+def plan_units(
+    documents: Iterable[DocumentRow], config_hash: str, unit_pages: int, known: Collection[str] = frozenset()
+) -> tuple[WorkUnit, ...]:
+    """Cut the documents with status "ok" into units of at most ``unit_pages`` pages.
+
+    Pure: the same documents, in any order and on any machine, give the same units with the same ids. Documents are
+    taken in order of URI; the same bytes (``doc_id``) are planned once, and not at all when ``known`` has them. A
+    document is divided only if it has more than ``unit_pages`` pages, so that small ones are fetched by one worker.
+
+    Raises:
+        ValueError: ``unit_pages`` below 1, or an "ok" document without ``doc_id`` or pages.
+    """
+    if unit_pages < 1:
+        raise ValueError(f"unit_pages must be at least 1, not {unit_pages}")
+    units: list[WorkUnit] = []
+    open_slices: list[PageSlice] = []
+    room = unit_pages
+    for piece in _slices(_classify(documents, known), unit_pages):
+        if piece.page_count > room:
+            units.append(_unit(open_slices, config_hash))
+            open_slices, room = [], unit_pages
+        open_slices.append(piece)
+        room -= piece.page_count
+    if open_slices:
+        units.append(_unit(open_slices, config_hash))
+    return tuple(units)
+
+
+def _classify(documents: Iterable[DocumentRow], known: Collection[str]) -> list[DocumentRow]:
+    """The documents in order of URI, each object once, those whose bytes were met before marked as duplicates."""
+    seen: set[str] = set()
+    objects: dict[tuple[str, str], DocumentRow] = {}
+    for row in sorted(documents, key=lambda row: (row.uri, row.version)):
+        if (row.uri, row.version) in objects:
+            continue
+        if row.status == "ok":
+            if row.doc_id is None or row.pages is None or row.pages < 1:
+                raise ValueError(f"document {row.uri} has status 'ok' but no doc_id or no pages")
+            if row.doc_id in seen or row.doc_id in known:
+                row = replace(row, status="duplicate")
+            seen.add(row.doc_id or "")
+        objects[row.uri, row.version] = row
+    return list(objects.values())
+
+
+def _slices(documents: Iterable[DocumentRow], unit_pages: int) -> Iterator[PageSlice]:
+    for row in documents:
+        if row.status == "ok" and row.doc_id is not None and row.pages is not None:
+            for first in range(1, row.pages + 1, unit_pages):
+                yield PageSlice(row.doc_id, row.uri, first, min(first + unit_pages - 1, row.pages))
+
+
+def _unit(slices: Sequence[PageSlice], config_hash: str) -> WorkUnit:
+    """The unit's id is made of what decides its rows' content: bytes, page ranges and configuration; not of places."""
+    content = [config_hash, [[piece.doc_id, piece.first_page, piece.last_page] for piece in slices]]
+    return WorkUnit(hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24], tuple(slices))
+
+
+#: A plan file's columns: its documents, and for each the unit that every ``unit_pages`` of its pages went into.
+PLAN = DOCUMENTS.append(
+    pa.field(
+        "slices",
+        pa.list_(
+            pa.struct([("unit_id", pa.string()), ("first_page", pa.int32()), ("last_page", pa.int32())]),
+        ),
+        nullable=False,
+    )
+)
+
+
+class PlanLog:
+    """The plans of one OUTPUT, as loaded, and the way to append to them."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._count = 0
+        self._units: list[WorkUnit] = []
+        self._objects: set[tuple[str, str]] = set()
+        self._doc_ids: set[str] = set()
+        self.reload()
+
+    @property
+    def count(self) -> int:
+        """Number of plans loaded."""
+        return self._count
+
+    @property
+    def units(self) -> tuple[WorkUnit, ...]:
+        """Units of all plans loaded, oldest plan first."""
+        return tuple(self._units)
+
+    def covers(self, uri: str, version: str) -> bool:
+        """Whether a plan has this object in this version, so that there is no need to open it again."""
+        return (uri, version) in self._objects
+
+    def reload(self) -> tuple[WorkUnit, ...]:
+        """Load the plans that were appended since; returns their units."""
+        before = len(self._units)
+        while True:
+            try:
+                data = get(self._output.plan_uri(self._count + 1))
+            except FileNotFoundError:
+                return tuple(self._units[before:])
+            self._take(plan_table(data, self._output.plan_uri(self._count + 1)))
+
+    def append(self, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> tuple[WorkUnit, ...]:
+        """Plan those of ``documents`` that no plan covers yet; returns the units that were not known before the call.
+
+        Nothing is written when all are covered. The ``documents`` rows are visible as soon as this returns.
+
+        Raises:
+            ValueError: see ``plan_units``.
+            UsageError: ``run_id`` cannot name a folder.
+        """
+        check_run_id(run_id)
+        before = len(self._units)
+        rows = list(documents)
+        while True:
+            self.reload()
+            new = _classify((row for row in rows if not self.covers(row.uri, row.version)), self._doc_ids)
+            if not new:
+                return tuple(self._units[before:])
+            units = plan_units(new, self._output.config_hash, unit_pages)
+            stamped = document_table(
+                new, run_id=run_id, config_hash=self._output.config_hash, discovered_at=datetime.now(UTC)
+            )
+            plan = _with_slices(stamped, units)
+            number = self._count + 1
+            if create_if_absent(self._output.plan_uri(number), parquet_bytes(plan)):
+                write_documents(self._output, number, plan)
+                self._take(plan)
+                return tuple(self._units[before:])
+
+    def _take(self, plan: pa.Table) -> None:
+        self._count += 1
+        for uri, version, status, doc_id in zip(
+            *(plan.column(name).to_pylist() for name in ("uri", "version", "status", "doc_id")), strict=True
+        ):
+            self._objects.add((uri, version))
+            if status == "ok":
+                self._doc_ids.add(doc_id)
+        self._units.extend(_units_of(plan))
+
+
+def _with_slices(documents: pa.Table, units: Iterable[WorkUnit]) -> pa.Table:
+    slices: dict[str, list[dict[str, Any]]] = {}
+    for unit in units:
+        for piece in unit.slices:
+            slices.setdefault(piece.doc_id, []).append(
+                {"unit_id": unit.unit_id, "first_page": piece.first_page, "last_page": piece.last_page}
+            )
+    ids, statuses = documents.column("doc_id").to_pylist(), documents.column("status").to_pylist()
+    column = [slices[doc_id] if status == "ok" else [] for doc_id, status in zip(ids, statuses, strict=True)]
+    return documents.append_column(PLAN.field("slices"), pa.array(column, PLAN.field("slices").type))
+
+
+def _units_of(plan: pa.Table) -> Iterator[WorkUnit]:
+    """A unit's slices stand one after the other, because units are filled in the order of the documents."""
+    columns = (plan.column(name).to_pylist() for name in ("doc_id", "uri", "slices"))
+    pieces = (
+        (piece["unit_id"], PageSlice(doc_id, uri, piece["first_page"], piece["last_page"]))
+        for doc_id, uri, slices in zip(*columns, strict=True)
+        for piece in slices
+    )
+    for unit_id, group in groupby(pieces, key=lambda item: item[0]):
+        yield WorkUnit(unit_id, tuple(piece for _, piece in group))
+
+
+def plan_table(data: bytes, uri: str) -> pa.Table:
+    """A plan file's table. Raises ``RTPruneError`` naming ``uri`` when it is not one."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        return table.select(PLAN.names).cast(PLAN)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise RTPruneError(
+            f"{uri} is not a plan of this version of rtprune", "restore it from a backup, or start a new OUTPUT"
+        ) from error
+
+
+def write_documents(output: Output, number: int, plan: pa.Table) -> None:
+    """Write the ``documents`` rows of plan ``number`` for readers. Doing it again changes nothing: the plan decides."""
+    run_id = plan.column("run_id")[0].as_py()
+    put(output.documents_uri(run_id, number), parquet_bytes(plan.select(DOCUMENTS.names).cast(DOCUMENTS)))

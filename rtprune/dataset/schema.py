@@ -1,0 +1,251 @@
+"""The dataset's rows and columns, versioned: the one place that says what a page, a document and a run are in Parquet.
+
+A worker fills the row classes; the columns that say where a row comes from (``run_id``, ``config_hash``,
+``schema_version``) are stamped on when the rows become a table, so that no caller can get them wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+#: Raised by one whenever a column is added, dropped or changes its meaning.
+SCHEMA_VERSION = 1
+
+PageStatus = Literal["ok", "empty", "truncated", "loop", "failed"]
+DocumentStatus = Literal["ok", "failed", "duplicate"]
+RunStatus = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRow:
+    """One region of a page: a label, its box in thousandths of the picture's width and height (0..999), its text."""
+
+    label: str
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageRow:
+    """One page as read. What was never reached (a failed page has no tokens) is ``None``.
+
+    Token counts cover the whole visual sequence; ``keep_ratio`` is after / before; times are milliseconds;
+    ``page`` counts from 1; ``attempts`` from 1.
+    """
+
+    doc_id: str
+    uri: str
+    page: int
+    status: PageStatus
+    model: str
+    mode: str | None = None
+    text: str | None = None
+    regions: tuple[RegionRow, ...] = ()
+    finish_reason: str | None = None
+    visual_tokens_before: int | None = None
+    visual_tokens_after: int | None = None
+    keep_ratio: float | None = None
+    similarity: float | None = None
+    density: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    render_ms: float | None = None
+    encode_ms: float | None = None
+    prune_ms: float | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+    attempts: int = 1
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """One object of the source, in one version.
+
+    ``status`` is "ok" (its pages are in the dataset, or on their way), "failed" (it could not be opened: no pages), or
+    "duplicate" (the same bytes are read under another URI or version; join ``pages`` by ``doc_id``). Whoever inspects
+    the source says "ok" or "failed"; the plan finds the duplicates.
+
+    ``doc_id`` is the SHA-256 of the bytes in hexadecimal, ``None`` where they could not be read.
+    """
+
+    uri: str
+    version: str
+    size: int
+    status: DocumentStatus
+    doc_id: str | None = None
+    kind: str | None = None
+    pages: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run: what was asked for, when, and what came of it. Counts are of this run alone; times are in UTC.
+
+    ``settings`` become JSON in the table; a password among them is left out.
+    """
+
+    run_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    status: RunStatus
+    source: str
+    settings: Mapping[str, Any]
+    documents: int = 0
+    documents_failed: int = 0
+    units: int = 0
+    pages: int = 0
+    pages_failed: int = 0
+    visual_tokens_before: int = 0
+    visual_tokens_after: int = 0
+    error_message: str | None = None
+
+
+def _column(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _schema(table: str, *columns: pa.Field) -> pa.Schema:
+    stamps = {"run_id": pa.string(), "config_hash": pa.string(), "schema_version": pa.int32()}
+    named = {column.name for column in columns}
+    return pa.schema(
+        [*columns, *(_column(name, kind) for name, kind in stamps.items() if name not in named)],
+        metadata={"rtprune.table": table, "rtprune.schema_version": str(SCHEMA_VERSION)},
+    )
+
+
+_UTC = pa.timestamp("us", tz="UTC")
+
+REGION = pa.struct(
+    [
+        _column("label", pa.string()),
+        _column("x1", pa.int16()),
+        _column("y1", pa.int16()),
+        _column("x2", pa.int16()),
+        _column("y2", pa.int16()),
+        _column("text", pa.string()),
+    ]
+)
+
+PAGES = _schema(
+    "pages",
+    _column("doc_id", pa.string()),
+    _column("uri", pa.string()),
+    _column("page", pa.int32()),
+    _column("status", pa.string()),
+    pa.field("text", pa.string()),
+    pa.field("regions", pa.list_(_column("element", REGION)), nullable=False),
+    pa.field("finish_reason", pa.string()),
+    _column("model", pa.string()),
+    pa.field("mode", pa.string()),
+    pa.field("visual_tokens_before", pa.int32()),
+    pa.field("visual_tokens_after", pa.int32()),
+    pa.field("keep_ratio", pa.float64()),
+    pa.field("similarity", pa.float64()),
+    pa.field("density", pa.float64()),
+    pa.field("prompt_tokens", pa.int32()),
+    pa.field("output_tokens", pa.int32()),
+    pa.field("render_ms", pa.float64()),
+    pa.field("encode_ms", pa.float64()),
+    pa.field("prune_ms", pa.float64()),
+    pa.field("prefill_ms", pa.float64()),
+    pa.field("decode_ms", pa.float64()),
+    _column("attempts", pa.int32()),
+    pa.field("error_type", pa.string()),
+    pa.field("error_message", pa.string()),
+)
+
+DOCUMENTS = _schema(
+    "documents",
+    _column("uri", pa.string()),
+    pa.field("doc_id", pa.string()),
+    _column("version", pa.string()),
+    _column("size", pa.int64()),
+    pa.field("kind", pa.string()),
+    pa.field("pages", pa.int32()),
+    _column("status", pa.string()),
+    pa.field("error_type", pa.string()),
+    pa.field("error_message", pa.string()),
+    _column("discovered_at", _UTC),
+)
+
+RUNS = _schema(
+    "runs",
+    _column("run_id", pa.string()),
+    _column("started_at", _UTC),
+    pa.field("ended_at", _UTC),
+    _column("status", pa.string()),
+    _column("source", pa.string()),
+    _column("settings", pa.string()),
+    *(_column(name, pa.int64()) for name in ("documents", "documents_failed", "units", "pages", "pages_failed")),
+    *(_column(name, pa.int64()) for name in ("visual_tokens_before", "visual_tokens_after")),
+    pa.field("error_message", pa.string()),
+)
+
+#: Columns with few distinct values in a file: the only ones worth a dictionary.
+_REPEATING = frozenset(
+    {"doc_id", "uri", "status", "finish_reason", "model", "mode", "kind", "attempts", "error_type"}
+    | {"run_id", "config_hash", "schema_version"}
+)
+#: Columns whose smallest and largest value help no query, and would put page text into the footer.
+_WITHOUT_STATISTICS = frozenset({"text", "error_message", "settings"})
+
+#: The default of a million rows would hold gigabytes of page text in one row group.
+_ROW_GROUP_ROWS = 16_384
+
+
+def page_table(rows: Sequence[PageRow], *, run_id: str, config_hash: str) -> pa.Table:
+    """``rows`` as a table of schema ``PAGES``, in their order."""
+    return _table(PAGES, (asdict(row) for row in rows), run_id=run_id, config_hash=config_hash)
+
+
+def document_table(rows: Sequence[DocumentRow], *, run_id: str, config_hash: str, discovered_at: datetime) -> pa.Table:
+    """``rows`` as a table of schema ``DOCUMENTS``, in their order."""
+    records = (asdict(row) | {"discovered_at": discovered_at} for row in rows)
+    return _table(DOCUMENTS, records, run_id=run_id, config_hash=config_hash)
+
+
+def run_table(row: RunRow, *, config_hash: str) -> pa.Table:
+    """``row`` as a table of schema ``RUNS``."""
+    settings = {name: value for name, value in row.settings.items() if "password" not in name}
+    record = asdict(row) | {"settings": json.dumps(settings, sort_keys=True)}
+    return _table(RUNS, [record], run_id=row.run_id, config_hash=config_hash)
+
+
+def _table(schema: pa.Schema, records: Iterable[dict[str, Any]], *, run_id: str, config_hash: str) -> pa.Table:
+    stamps = {"run_id": run_id, "config_hash": config_hash, "schema_version": SCHEMA_VERSION}
+    return pa.Table.from_pylist([record | stamps for record in records], schema=schema)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """``table`` as one Parquet file in memory, so that it can be written in a single put."""
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=_ROW_GROUP_ROWS,
+        compression="zstd",
+        use_dictionary=[name for name in table.schema.names if name in _REPEATING],
+        write_statistics=[
+            field.name
+            for field in table.schema
+            if field.name not in _WITHOUT_STATISTICS and not pa.types.is_nested(field.type)
+        ],
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
