@@ -13,6 +13,7 @@ from rtprune.dataset.commit import (
 )
 from rtprune.dataset.output import Output, new_run_id
 from rtprune.dataset.plan import PageSlice, PlanLog, WorkUnit, plan_units
+from rtprune.dataset.read import Statistics, read_documents, read_pages, statistics
 from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Published",
     "RegionRow",
     "RunRow",
+    "Statistics",
     "WorkUnit",
     "commit_unit",
     "committed_files",
@@ -32,5 +34,8 @@ __all__ = [
     "new_run_id",
     "plan_units",
     "publish",
+    "read_documents",
+    "read_pages",
     "record_run",
+    "statistics",
 ]
