@@ -16,9 +16,9 @@ __all__ = ["FAMILIES", "Answer", "Checkpoint", "OcrModel", "Prompt", "Region", "
 
 
 def _deepseek_ocr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OcrModel:
-    from rtprune.models.deepseek_ocr import DeepSeekOcr  # brings transformers, which takes seconds to import
+    from rtprune.models import deepseek_ocr  # brings transformers, which takes seconds to import
 
-    return DeepSeekOcr(checkpoint, device, dtype)
+    return deepseek_ocr.load(checkpoint, device, dtype)
 
 
 #: ``model_type`` in a checkpoint's config.json -> how its family is loaded.

@@ -48,6 +48,7 @@ _FIXED = {
     "attention_bias": False,
     "tie_word_embeddings": False,
     "moe_layer_freq": 1,
+    "sliding_window": None,
 }
 
 
@@ -65,9 +66,10 @@ def configuration(config: Mapping[str, Any]) -> UnlimitedOcrConfig:
     if not isinstance(language, Mapping) or "num_hidden_layers" not in language:
         raise ModelError("config.json has no language_config with num_hidden_layers", "this is no DeepSeek-OCR folder")
     for key, value in _FIXED.items():
-        if language.get(key, value) != value:
+        asked = language.get(key, config.get(key, value))
+        if asked != value:
             raise ModelError(
-                f"config.json asks for {key} = {language[key]!r} where DeepSeek-OCR has {value!r}",
+                f"config.json asks for {key} = {asked!r} where DeepSeek-OCR has {value!r}",
                 "this checkpoint is of another architecture",
             )
     sizes = {field.name for field in dataclasses.fields(UnlimitedOcrTextConfig)} | {
@@ -75,7 +77,7 @@ def configuration(config: Mapping[str, Any]) -> UnlimitedOcrConfig:
         "rope_theta",
         "rope_scaling",
     }
-    text = {key: value for key, value in language.items() if key in sizes}
+    text = {key: value for key, value in language.items() if key in sizes - _FIXED.keys()}
     vision = config.get("vision_config") or {}
     try:
         return UnlimitedOcrConfig(
@@ -95,28 +97,56 @@ def published_state_dict(model: UnlimitedOcrForConditionalGeneration) -> dict[st
     return tensors
 
 
-class DeepSeekOcr:
-    """A loaded DeepSeek-OCR checkpoint; fulfils `rtprune.models.protocol.OcrModel`."""
+def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> DeepSeekOcr:
+    """Load a checkpoint folder. Raises `ModelError` where a file is missing or does not fit the others."""
+    network = _load_network(checkpoint, dtype).to(device)
+    tokenizer = _load_tokenizer(checkpoint, network.config.text_config.vocab_size)
+    trained_for = checkpoint.config.get("rtprune", {})
+    return DeepSeekOcr(
+        network,
+        tokenizer,
+        name=checkpoint.name,
+        revision=fingerprint(checkpoint.folder),
+        modes=_known(checkpoint, "modes", trained_for, tuple(preparation.MODES)),
+        tasks=_known(checkpoint, "tasks", trained_for, tuple(TASKS)),
+    )
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        """Load a checkpoint folder. Raises `ModelError` where a file is missing or does not fit."""
-        native = _load_native(checkpoint, dtype)
-        self.checkpoint = checkpoint
-        self.network = native.to(device).eval().requires_grad_(False)
-        self.name = checkpoint.name
-        self.revision = fingerprint(checkpoint.folder)
-        self.device = device
-        self.dtype = dtype
-        text = native.config.text_config
+
+class DeepSeekOcr:
+    """A DeepSeek-OCR model in memory; fulfils `rtprune.models.protocol.OcrModel`.
+
+    Args:
+        network: transformers' model, on its device and in the type it computes in.
+        modes: view sizes it was trained for; "large" is the default where it is among them, else the first.
+        tasks: what it can be asked for; the first is the default.
+    """
+
+    def __init__(
+        self,
+        network: UnlimitedOcrForConditionalGeneration,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        revision: str,
+        modes: tuple[str, ...] = tuple(preparation.MODES),
+        tasks: tuple[str, ...] = tuple(TASKS),
+    ) -> None:
+        text = network.config.text_config
+        self.network = network.eval()
+        self.name = name
+        self.revision = revision
+        self.device: torch.device = network.device
+        self.dtype: torch.dtype = network.dtype
         self.begin_token_id: int = text.bos_token_id
         self.end_token_id: int = text.eos_token_id
         self.hidden_size: int = text.hidden_size
-        trained_for = checkpoint.config.get("rtprune", {})
-        self.modes = tuple(trained_for.get("modes", preparation.MODES))
-        self.tasks = tuple(trained_for.get("tasks", TASKS))
-        self.default_mode = _DEFAULT_MODE if _DEFAULT_MODE in self.modes else self.modes[0]
-        self.default_task = self.tasks[0]
-        self._tokenizer = _load_tokenizer(checkpoint, text.vocab_size)
+        self.modes = modes
+        self.default_mode = _DEFAULT_MODE if _DEFAULT_MODE in modes else modes[0]
+        self.tasks = tasks
+        self.default_task = tasks[0]
+        self._tokenizer = tokenizer
+        cell_marks = (tokenizer.token_to_id(mark) for mark in ("<td>", "</td>"))
+        self.repeatable_token_ids = frozenset(id for id in cell_marks if id is not None)
 
     def prepare(self, picture: Image, mode: str) -> Views:
         self._require("mode", mode, self.modes)
@@ -205,7 +235,7 @@ class DeepSeekOcr:
             raise UsageError(f"model {self.name!r} has no {what} {value!r}", f"it has: {', '.join(valid)}")
 
 
-def _load_native(checkpoint: Checkpoint, dtype: torch.dtype) -> UnlimitedOcrForConditionalGeneration:
+def _load_network(checkpoint: Checkpoint, dtype: torch.dtype) -> UnlimitedOcrForConditionalGeneration:
     config = configuration(checkpoint.config)
     if config.vision_config.sam_config.patch_size * 4 != preparation.PIXELS_PER_TOKEN:
         raise ModelError(f"{checkpoint.folder}: sam_config.patch_size must be {preparation.PIXELS_PER_TOKEN // 4}")
@@ -232,6 +262,17 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()
+
+
+def _known(
+    checkpoint: Checkpoint, what: str, trained_for: Mapping[str, Any], known: tuple[str, ...]
+) -> tuple[str, ...]:
+    named = tuple(trained_for.get(what, known))
+    if not named or not set(named) <= set(known):
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'} names {what} {list(named)}", f"there are: {', '.join(known)}"
+        )
+    return named
 
 
 def _load_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Tokenizer:

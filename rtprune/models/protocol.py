@@ -103,6 +103,10 @@ class OcrModel(Protocol):
         """The token that ends an answer."""
 
     @property
+    def repeatable_token_ids(self) -> frozenset[int]:
+        """Tokens whose repetition is no sign of a loop: the marks of table cells."""
+
+    @property
     def hidden_size(self) -> int:
         """The decoder's width D."""
 
