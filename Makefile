@@ -1,0 +1,31 @@
+# `make demo` and `make test` are the two commands of the README; both prepare .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test test-quick check clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: setup
+	$(RUN) infra/demo.py
+
+test: setup
+	$(RUN) -m pytest
+
+test-quick: setup
+	$(RUN) -m pytest -m 'not slow'
+
+check: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

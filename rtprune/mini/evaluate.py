@@ -1,0 +1,116 @@
+"""Measure the built-in checkpoint on fresh pages: ``python -m rtprune.mini.evaluate --pages 100 --seed 1 --json``.
+
+Pages are drawn from the evaluation half of the generator: no word on them was ever shown in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from rtprune.engine import Engine, PageResult
+from rtprune.mini.generator import Page, draw_page
+from rtprune.models import load_model
+from rtprune.models.protocol import OcrModel
+from rtprune.settings import ReadSettings
+
+PRUNINGS: dict[str, Literal["dynamic", "off"] | float] = {"unpruned": "off", "dynamic": "dynamic", "fixed 0.25": 0.25}
+BATCH_PAGES = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one way of pruning read the pages.
+
+    Attributes:
+        character_error_rate: edits over all pages / characters of truth over all pages.
+        perfect_pages: share of pages without an edit.
+        tokens_before: mean length of a page's visual sequence.
+        tokens_after: mean length after pruning.
+        pages_per_minute: reading alone, drawing excluded.
+    """
+
+    character_error_rate: float
+    perfect_pages: float
+    tokens_before: float
+    tokens_after: float
+    pages_per_minute: float
+
+
+def edit_distance(left: str, right: str) -> int:
+    """Levenshtein distance: insertions, deletions and replacements that turn ``left`` into ``right``."""
+    before = np.arange(len(right) + 1)
+    codes = np.array([ord(character) for character in right])
+    for row, character in enumerate(left, start=1):
+        after = np.minimum(before[1:] + 1, before[:-1] + (codes != ord(character)))
+        after = np.concatenate([[row], after])
+        # an insertion may follow an insertion: the running minimum of (value - column), put back
+        before = np.minimum.accumulate(after - np.arange(len(after))) + np.arange(len(after))
+    return int(before[-1])
+
+
+def evaluate(model: OcrModel, pages: Sequence[Page]) -> dict[str, Score]:
+    """Score of each way of pruning on ``pages``."""
+    mode = model.default_mode
+    longest = max(len(page.text) for page in pages)
+    scores = {}
+    for name, prune in PRUNINGS.items():
+        settings = ReadSettings(model=model.name, mode=mode, task="text", prune=prune, max_output_tokens=longest + 100)
+        begin = time.perf_counter()
+        results = read(Engine(model, settings), pages)
+        scores[name] = _score(pages, results, time.perf_counter() - begin)
+    return scores
+
+
+def read(engine: Engine, pages: Sequence[Page]) -> list[PageResult]:
+    """What the engine makes of drawn pages."""
+    results: list[PageResult] = []
+    for start in range(0, len(pages), BATCH_PAGES):
+        pictures = [Image.fromarray(page.picture).convert("RGB") for page in pages[start : start + BATCH_PAGES]]
+        results += engine.read(pictures)
+    return results
+
+
+def _score(pages: Sequence[Page], results: Sequence[PageResult], seconds: float) -> Score:
+    edits = [edit_distance(page.text, result.text) for page, result in zip(pages, results, strict=True)]
+    facts = [result.facts for result in results if result.facts is not None]
+    return Score(
+        character_error_rate=round(sum(edits) / sum(len(page.text) for page in pages), 5),
+        perfect_pages=round(sum(edit == 0 for edit in edits) / len(pages), 4),
+        tokens_before=round(float(np.mean([fact.tokens_before for fact in facts])), 2),
+        tokens_after=round(float(np.mean([fact.tokens_after for fact in facts])), 2),
+        pages_per_minute=round(60 * len(pages) / seconds, 1),
+    )
+
+
+def main() -> None:
+    """Draw, read, print (command line)."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pages", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", default="mini", help="'mini' or a folder that training exported")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    pages = [draw_page(rng, "evaluation") for _ in range(arguments.pages)]
+    scores = evaluate(load_model(arguments.model), pages)
+    if arguments.json:
+        print(json.dumps({"pages": len(pages), "seed": arguments.seed,
+                          **{name: asdict(score) for name, score in scores.items()}}, indent=2))
+        return
+    print(f"{len(pages)} pages of words never seen in training")
+    for name, score in scores.items():
+        print(f"{name:>12}: {100 * score.character_error_rate:6.2f} % character errors, "
+              f"{score.tokens_before:.0f} -> {score.tokens_after:.1f} visual tokens, "
+              f"{score.pages_per_minute:.0f} pages a minute")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What the built-in checkpoint is taught: targets and losses made from the truth that drawn pages carry for free."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rtprune.mini.architecture import BOS, CHARACTERS, EOS, IMAGE, PAD, PROMPT, character_ids
+from rtprune.mini.generator import Page
+
+PATCH, TOKEN = 16, 64  # pixels per SAM patch and per visual token
+CELL_WIDTH, CELL_HEIGHT = 8, 16  # a cell holds at most one character's middle
+CELLS = (TOKEN // CELL_HEIGHT) * (TOKEN // CELL_WIDTH)
+BLANK_WEIGHT = 0.05  # most cells are blank; they must not drown the rest
+CLASSES = len(CHARACTERS)  # class 0 (the newline's place) means blank
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pages as tensors. B pages, G x G visual tokens (G = 8 at 512 px), N text tokens.
+
+    Attributes:
+        pixels: [B, 3, S, S] float32, normalised.
+        patch_cells: [B, S/16, S/16, 2] int64, character class in the left and right half of each patch.
+        token_cells: [B, G*G, 32] int64, the same classes grouped by visual token, row by row.
+        text_tokens: [B, G*G] bool, tokens with a character's middle in them.
+        blank_tokens: [B, G*G] bool, tokens without any ink.
+        ids: [B, n] int64, prompt and text; the image block holds the image id.
+        labels: [B, n] int64, next token to predict, ignored outside the text.
+        gaze: [B, n] int64, index in the image block of the token that shows the next character, or -1.
+    """
+
+    pixels: Tensor
+    patch_cells: Tensor
+    token_cells: Tensor
+    text_tokens: Tensor
+    blank_tokens: Tensor
+    ids: Tensor
+    labels: Tensor
+    gaze: Tensor
+
+
+def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) -> Batch:
+    """Tensors of ``pages``; a share ``noise`` of the text's input characters is replaced at random.
+
+    The noise teaches the decoder to keep its place after a misread character.
+    """
+    side = pages[0].picture.shape[0]
+    grid = side // TOKEN
+    pictures = np.stack([page.picture for page in pages])
+    cells = np.stack([_cells(page, side) for page in pages])
+    as_tokens = cells.reshape(len(pages), grid, TOKEN // CELL_HEIGHT, grid, TOKEN // CELL_WIDTH)
+    as_tokens = as_tokens.transpose(0, 1, 3, 2, 4).reshape(len(pages), grid * grid, CELLS)
+    ink = pictures.reshape(len(pages), grid, TOKEN, grid, TOKEN).min(axis=(2, 4)).reshape(len(pages), -1) < 250
+    ids, labels, gaze = _sequences(pages, grid, rng, noise)
+    pixels = torch.from_numpy((pictures.astype(np.float32) / 255 - 0.5) / 0.5)
+    return Batch(
+        pixels=pixels[:, None].expand(-1, 3, -1, -1).contiguous(),
+        patch_cells=torch.from_numpy(cells.reshape(len(pages), side // PATCH, side // PATCH, 2)),
+        token_cells=torch.from_numpy(as_tokens),
+        text_tokens=torch.from_numpy((as_tokens > 0).any(-1)),
+        blank_tokens=torch.from_numpy(~ink),
+        ids=ids,
+        labels=labels,
+        gaze=gaze,
+    )
+
+
+def _cells(page: Page, side: int) -> np.ndarray:
+    cells = np.zeros((side // CELL_HEIGHT, side // CELL_WIDTH), np.int64)
+    for character, (x, y) in zip(page.text, page.centres, strict=True):
+        row, column = int(y // CELL_HEIGHT), int(x // CELL_WIDTH)
+        if character not in " \n" and 0 <= row < cells.shape[0] and 0 <= column < cells.shape[1]:
+            cells[row, column] = CHARACTERS.index(character)
+    return cells
+
+
+def _sequences(pages: list[Page], grid: int, rng: np.random.Generator, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    block = grid * (grid + 1) + 1
+    head = [BOS, *[IMAGE] * block, *character_ids(PROMPT)]
+    longest = len(head) + max(len(page.text) for page in pages)
+    ids = np.full((len(pages), longest), PAD, np.int64)
+    labels = np.full((len(pages), longest), IGNORED, np.int64)
+    gaze = np.full((len(pages), longest), -1, np.int64)
+    first = len(head) - 1  # the prompt's last token predicts the first character
+    for row, page in enumerate(pages):
+        text = np.array(character_ids(page.text), np.int64)
+        shown = text.copy()
+        wrong = rng.random(len(text)) < noise
+        shown[wrong] = rng.integers(text.min(), text.max() + 1, size=int(wrong.sum()))
+        ids[row, : len(head)] = head
+        ids[row, len(head) : len(head) + len(text)] = shown
+        labels[row, first : first + len(text) + 1] = [*text, EOS]
+        columns = np.clip(page.centres[:, 0] // TOKEN, 0, grid - 1).astype(np.int64)
+        rows = np.clip(page.centres[:, 1] // TOKEN, 0, grid - 1).astype(np.int64)
+        gaze[row, first : first + len(text)] = rows * (grid + 1) + columns
+    return torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(gaze)
+
+
+class CellHeads(nn.Module):
+    """Throw-away linear heads that name the characters in a patch and in a visual token; never shipped."""
+
+    def __init__(self, patch_channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.patch = nn.Linear(patch_channels, 2 * CLASSES)
+        self.token = nn.Linear(hidden_size, CELLS * CLASSES)
+
+    def forward(self, patches: Tensor, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of the patch head and the token head, and the share of character cells the token head names.
+
+        Args:
+            patches: [B, C, S/16, S/16], the SAM neck's output.
+            tokens: [B, G*G, D], visual tokens.
+            batch: what the cells hold.
+        """
+        by_patch = self.patch(patches.permute(0, 2, 3, 1)).reshape(-1, CLASSES).float()
+        by_token = self.token(tokens).reshape(-1, CLASSES).float()
+        truth = batch.token_cells.reshape(-1)
+        weight = torch.ones(CLASSES)
+        weight[0] = BLANK_WEIGHT
+        patch_loss = F.cross_entropy(by_patch, batch.patch_cells.reshape(-1), weight)
+        token_loss = F.cross_entropy(by_token, truth, weight)
+        named = (by_token.argmax(-1) == truth)[truth > 0].float().mean()
+        return patch_loss, token_loss, named
+
+
+def premise_loss(tokens: Tensor, batch: Batch) -> Tensor:
+    """What makes RTPrune's premise true of a model: blank tokens small and alike, text tokens large and apart.
+
+    Args:
+        tokens: [B, G*G, D], visual tokens.
+    """
+    tokens = tokens.float()
+    norm = tokens.norm(dim=-1) / math.sqrt(tokens.shape[-1])
+    text, blank = batch.text_tokens.float(), batch.blank_tokens.float()
+    size = (F.relu(norm - 0.25) ** 2 * blank).sum() / blank.sum().clamp(min=1)
+    size = size + (F.relu(0.9 - norm) ** 2 * text).sum() / text.sum().clamp(min=1)
+    unit = F.normalize(tokens, dim=-1, eps=1e-4)
+    alike = torch.einsum("bid,bjd->bij", unit, unit) ** 2
+    off = 1 - torch.eye(tokens.shape[1])
+    pairs = torch.einsum("bi,bj->bij", text, text + 2 * blank) * off
+    apart = (alike * pairs).sum() / pairs.sum().clamp(min=1)
+    blanks = torch.einsum("bi,bj->bij", blank, blank) * off
+    together = ((1 - alike) * blanks).sum() / blanks.sum().clamp(min=1)
+    return size + apart + 0.2 * together
+
+
+def gaze_loss(attention: Tensor, batch: Batch) -> Tensor:
+    """Negative log of the attention that a layer's first heads pay to the token showing the next character.
+
+    Args:
+        attention: [B, heads, n, n], one decoder layer's weights.
+    """
+    looked = attention[:, : attention.shape[1] // 2, :, 1:].float().mean(1)  # the image block begins at position 1
+    target = batch.gaze.clamp(min=0)
+    seen = looked.gather(-1, target[..., None])[..., 0]
+    known = (batch.gaze >= 0).float()
+    return (-(seen + 1e-4).log() * known).sum() / known.sum()

@@ -1,0 +1,212 @@
+"""Train the built-in checkpoint: ``python -m rtprune.mini.train --folder training``.
+
+Three stages. The encoder first, taught to name the character in every small cell; then the decoder on the frozen
+encoder, taught where to look and what to write; then both together. Pages grow from one aligned monospaced font to
+several fonts and sizes as each lesson is mastered. The state is saved every few minutes and found again by the next
+start with the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import UnlimitedOcrForConditionalGeneration
+
+from rtprune.mini.architecture import CONFIG, initialise_by_fan_in
+from rtprune.mini.generator import Page, PageDesign, draw_page
+from rtprune.mini.lessons import IGNORED, Batch, CellHeads, gaze_loss, make_batch, premise_loss
+from rtprune.models.deepseek_ocr import configuration
+
+LESSONS = (
+    PageDesign(fonts=("cour",), sizes=(40 / 3, 40 / 3), aligned=True),
+    PageDesign(fonts=("cour",), sizes=(12.5, 13.5)),
+    PageDesign(fonts=("cour", "cobo"), sizes=(11.5, 13.5)),
+    PageDesign(fonts=("cour", "cobo", "helv", "hebo"), sizes=(11.5, 13.5)),
+    PageDesign(),
+)
+FULL_PAGE = (90, 90)  # more words than fit: the encoder learns most from full pages
+PASS_MARK = 0.93  # share of character cells named before the next lesson starts
+GAZE_LAYER = 2
+SAVE_EVERY_S = 120.0
+
+
+@dataclass
+class Progress:
+    """Where training stands; saved with the weights."""
+
+    stage: str = "encoder"
+    lesson: int = 0
+    step: int = 0
+    pages: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """A model, its optimiser and its progress in one folder."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder = folder
+        self.progress = Progress()
+        self.rng = np.random.default_rng(seed)
+        config = configuration(CONFIG)
+        config._attn_implementation = "eager"  # the decoder's attention weights are needed
+        self.model = UnlimitedOcrForConditionalGeneration(config)
+        initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
+        self.heads = CellHeads(config.vision_config.sam_config.output_channels, config.text_config.hidden_size)
+        self.patches: list[Tensor] = []
+        self.model.model.vision_tower.sam_encoder.neck.register_forward_hook(
+            lambda module, inputs, output: self.patches.append(output)
+        )
+        if (folder / "state.pt").exists():
+            self._load()
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Visual tokens [B, G*G, D] and the SAM neck's output [B, C, S/16, S/16] of ``pixels`` [B, 3, S, S]."""
+        self.patches.clear()
+        features = self.model.model.vision_tower(pixels).last_hidden_state
+        return self.model.model.multi_modal_projector(features), self.patches[0]
+
+    def decode(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Losses of the next character and of where the decoder looks."""
+        inner = self.model.model
+        pages, count, size = tokens.shape
+        grid = math.isqrt(count)
+        rows = tokens.reshape(pages, grid, grid, size)
+        rows = torch.cat([rows, inner.image_newline.expand(pages, grid, 1, size)], dim=2).flatten(1, 2)
+        block = torch.cat([rows, inner.view_separator.expand(pages, 1, size)], dim=1)
+        embedded = inner.language_model.embed_tokens(batch.ids)
+        embedded = torch.cat([embedded[:, :1], block, embedded[:, 1 + block.shape[1] :]], dim=1)
+        out = inner.language_model(inputs_embeds=embedded, use_cache=False, output_attentions=True)
+        logits = self.model.lm_head(out.last_hidden_state[batch.labels != IGNORED]).float()
+        text_loss = F.cross_entropy(logits, batch.labels[batch.labels != IGNORED])
+        return text_loss, gaze_loss(out.attentions[GAZE_LAYER], batch)
+
+    def draw(self, count: int, full: bool) -> list[Page]:
+        """Fresh training pages of the present lesson; a quarter repeats earlier lessons."""
+        pages = []
+        for _ in range(count):
+            lesson = self.progress.lesson
+            if lesson and self.rng.random() < 0.25:
+                lesson = int(self.rng.integers(lesson))
+            design = LESSONS[lesson]
+            if full or (self.progress.stage != "encoder" and self.rng.random() < 0.2):
+                design = PageDesign(design.fonts, design.sizes, design.pitch, design.aligned, FULL_PAGE)
+            pages.append(draw_page(self.rng, "training", design))
+        return pages
+
+    def run(self, stage: str, minutes: float, pages: int, rate: float, last_rate: float) -> None:
+        """Train one stage for ``minutes``, the learning rate falling from ``rate`` to ``last_rate``."""
+        self.progress.stage = stage
+        parameters = self._trainable(stage)
+        optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+        recent: deque[tuple[float, ...]] = deque(maxlen=100)
+        begin = saved = time.monotonic()
+        step = 0
+        while (elapsed := time.monotonic() - begin) < minutes * 60:
+            share = elapsed / (minutes * 60)
+            now = last_rate + 0.5 * (rate - last_rate) * (1 + math.cos(math.pi * share))
+            for group in optimiser.param_groups:
+                group["lr"] = now * min(1.0, (step + 1) / 100)
+            batch = make_batch(self.draw(pages, stage == "encoder" and self.rng.random() < 0.8), self.rng,
+                               noise=0.0 if stage == "encoder" else 0.03)
+            loss, measures = self._losses(stage, batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step += 1
+            self.progress.step += 1
+            self.progress.pages += pages
+            recent.append(measures)
+            if step % 100 == 0:
+                self._report(stage, elapsed, recent)
+                self._next_lesson(stage, recent)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                saved = time.monotonic()
+                self.save()
+        self.save()
+
+    def _losses(self, stage: str, batch: Batch) -> tuple[Tensor, tuple[float, ...]]:
+        with torch.autocast("cpu", torch.bfloat16):
+            if stage == "decoder":
+                with torch.no_grad():
+                    tokens, patches = self.encode(batch.pixels)
+                text, gaze = self.decode(tokens, batch)
+                return text + 0.5 * gaze, (text.item(), gaze.item())
+            tokens, patches = self.encode(batch.pixels)
+            by_patch, by_token, named = self.heads(patches, tokens, batch)
+            premise = premise_loss(tokens, batch)
+            loss = by_token + 0.5 * by_patch + 0.3 * premise
+            if stage == "encoder":
+                return loss, (by_token.item(), by_patch.item(), premise.item(), named.item())
+            text, gaze = self.decode(tokens, batch)
+            measures = (text.item(), gaze.item(), by_token.item(), premise.item(), named.item())
+            return text + 0.2 * gaze + 0.3 * loss, measures
+
+    def _trainable(self, stage: str) -> list[torch.nn.Parameter]:
+        vision = [*self.model.model.vision_tower.parameters(), *self.model.model.multi_modal_projector.parameters(),
+                  *self.heads.parameters()]
+        known = {id(parameter) for parameter in vision}
+        text = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
+        return {"encoder": vision, "decoder": text, "joint": vision + text}[stage]
+
+    def _report(self, stage: str, elapsed: float, recent: deque[tuple[float, ...]]) -> None:
+        means = " ".join(f"{value:.3f}" for value in np.mean(recent, axis=0))
+        print(f"{stage} lesson {self.progress.lesson} step {self.progress.step} pages {self.progress.pages} "
+              f"{elapsed / 60:.1f} min: {means}", flush=True)
+
+    def _next_lesson(self, stage: str, recent: deque[tuple[float, ...]]) -> None:
+        if stage == "decoder" or self.progress.lesson == len(LESSONS) - 1:
+            return
+        if np.mean([measures[-1] for measures in recent]) >= PASS_MARK:
+            self.progress.lesson += 1
+            recent.clear()
+
+    def save(self) -> None:
+        """Write the state aside and rename it, so that a kill leaves the last good one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "progress": vars(self.progress)}
+        torch.save(state, self.folder / "state.part")
+        (self.folder / "state.part").replace(self.folder / "state.pt")
+
+    def _load(self) -> None:
+        state = torch.load(self.folder / "state.pt", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.progress = Progress(**state["progress"])
+        self.rng = np.random.default_rng([self.progress.step, 1])
+
+
+def main() -> None:
+    """Run one stage (command line)."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("training"), help="where the state is kept")
+    parser.add_argument("--stage", choices=["encoder", "decoder", "joint"], required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--pages", type=int, default=4, help="pages in a step")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--last-rate", type=float, default=1e-4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lesson", type=int, help="start at this lesson")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    trainer = Trainer(arguments.folder)
+    if arguments.lesson is not None:
+        trainer.progress.lesson = arguments.lesson
+    trainer.run(arguments.stage, arguments.minutes, arguments.pages, arguments.rate, arguments.last_rate)
+    print(json.dumps(vars(trainer.progress)))
+
+
+if __name__ == "__main__":
+    main()
