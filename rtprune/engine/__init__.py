@@ -1,0 +1,8 @@
+"""Pages in, texts out, on one device: batching, decoding, guards."""
+
+from __future__ import annotations
+
+from rtprune.engine.engine import Engine
+from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
+
+__all__ = ["Engine", "FinishReason", "PageResult", "PageStatus", "Timings"]

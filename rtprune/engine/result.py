@@ -1,0 +1,58 @@
+"""What reading one page gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rtprune.models.protocol import Region
+from rtprune.pruning import PruneFacts
+
+PageStatus = Literal["ok", "empty", "truncated", "loop", "failed"]
+FinishReason = Literal["eos", "length", "loop"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where a page's time went, milliseconds. A batch's time is shared out evenly over the pages that were in it.
+
+    Attributes:
+        encode_ms: picture to views, views to visual tokens.
+        prune_ms: visual tokens to pruned ones; measured per page.
+        prefill_ms: prompt into the decoder, up to the first token.
+        decode_ms: all further tokens.
+    """
+
+    encode_ms: float = 0.0
+    prune_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class PageResult:
+    """One page, read or not.
+
+    Attributes:
+        status: "ok"; "empty" (ended with no text); "truncated" (cut at the token limit); "loop" (cut as it repeated
+            itself); "failed" (not read: see the error).
+        text: the page's text, location marks removed; of a page that was cut, what came before the cut.
+        regions: parts of the page that the model located, in reading order.
+        finish_reason: "eos" (the model ended), "length", "loop"; ``None`` for a failed page.
+        facts: what pruning did, counted over the whole visual sequence; ``None`` where it was not reached.
+        prompt_tokens: length of what the decoder was given, visual tokens after pruning included.
+        output_tokens: tokens that the decoder gave, the end token included.
+        error_type: short stable name of why the page failed.
+        error_message: the same in words.
+    """
+
+    status: PageStatus
+    text: str = ""
+    regions: tuple[Region, ...] = ()
+    finish_reason: FinishReason | None = None
+    facts: PruneFacts | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    timings: Timings = field(default_factory=Timings)
+    error_type: str | None = None
+    error_message: str | None = None
