@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rtprune.errors import ModelError
 from rtprune.models.checkpoint import Checkpoint, resolve
-from rtprune.models.protocol import Answer, OcrModel, Prompt, Region, Views
+from rtprune.models.protocol import Answer, ModelCard, OcrModel, Prompt, Region, Views
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FAMILIES", "Answer", "Checkpoint", "OcrModel", "Prompt", "Region", "Views", "load_model", "resolve"]
+__all__ = [
+    "FAMILIES",
+    "Answer",
+    "Checkpoint",
+    "ModelCard",
+    "OcrModel",
+    "Prompt",
+    "Region",
+    "Views",
+    "describe",
+    "load_model",
+    "resolve",
+]
 
 
-def _deepseek_ocr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OcrModel:
+class Family(Protocol):
+    """What the module of a model family offers."""
+
+    def describe(self, checkpoint: Checkpoint) -> ModelCard:
+        """What the checkpoint can be asked for, without loading its weights. Raises ``ModelError``."""
+
+    def load(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OcrModel:
+        """The model in memory. Raises ``ModelError``."""
+
+
+def _deepseek_ocr() -> Family:
     from rtprune.models import deepseek_ocr  # brings transformers, which takes seconds to import
 
-    return deepseek_ocr.load(checkpoint, device, dtype)
+    return deepseek_ocr
 
 
-#: ``model_type`` in a checkpoint's config.json -> how its family is loaded.
-FAMILIES: dict[str, Callable[[Checkpoint, torch.device, torch.dtype], OcrModel]] = {
+#: ``model_type`` in a checkpoint's config.json -> the module of its family.
+FAMILIES: dict[str, Callable[[], Family]] = {
     "deepseek_vl_v2": _deepseek_ocr,
 }
+
+
+def describe(name: str) -> ModelCard:
+    """What a model can be asked for, without loading it; names as in ``load_model``.
+
+    Raises:
+        ModelError: there is no such model here.
+    """
+    checkpoint = resolve(name)
+    return _family(checkpoint).describe(checkpoint)
 
 
 def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | None = None) -> OcrModel:
@@ -40,10 +72,15 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     import torch
 
     checkpoint = resolve(name)
-    family = checkpoint.config.get("model_type")
-    if family not in FAMILIES:
-        raise ModelError(
-            f"{checkpoint.folder}: model_type is {family!r}", f"this version reads: {', '.join(sorted(FAMILIES))}"
-        )
+    family = _family(checkpoint)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return FAMILIES[family](checkpoint, place, dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16))
+    return family.load(checkpoint, place, dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16))
+
+
+def _family(checkpoint: Checkpoint) -> Family:
+    model_type = checkpoint.config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"{checkpoint.folder}: model_type is {model_type!r}", f"this version reads: {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]()

@@ -23,7 +23,7 @@ from rtprune.errors import ModelError, UsageError
 from rtprune.models import preparation
 from rtprune.models.answers import parse_grounded
 from rtprune.models.checkpoint import Checkpoint
-from rtprune.models.protocol import Answer, Prompt, Views
+from rtprune.models.protocol import Answer, ModelCard, Prompt, Views
 from rtprune.models.weights import fingerprint, read_shapes, read_tensors, require_fit
 
 #: What follows the visual tokens, by task.
@@ -97,19 +97,20 @@ def published_state_dict(model: UnlimitedOcrForConditionalGeneration) -> dict[st
     return tensors
 
 
+def describe(checkpoint: Checkpoint) -> ModelCard:
+    """What a checkpoint folder can be asked for. Raises `ModelError` where it is none."""
+    trained_for = checkpoint.config.get("rtprune", {})
+    modes = _known(checkpoint, "modes", trained_for, tuple(preparation.MODES))
+    tasks = _known(checkpoint, "tasks", trained_for, tuple(TASKS))
+    return ModelCard(checkpoint.name, fingerprint(checkpoint.folder), modes, _default_mode(modes), tasks, tasks[0])
+
+
 def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> DeepSeekOcr:
     """Load a checkpoint folder. Raises `ModelError` where a file is missing or does not fit the others."""
     network = _load_network(checkpoint, dtype).to(device)
     tokenizer = _load_tokenizer(checkpoint, network.config.text_config.vocab_size)
-    trained_for = checkpoint.config.get("rtprune", {})
-    return DeepSeekOcr(
-        network,
-        tokenizer,
-        name=checkpoint.name,
-        revision=fingerprint(checkpoint.folder),
-        modes=_known(checkpoint, "modes", trained_for, tuple(preparation.MODES)),
-        tasks=_known(checkpoint, "tasks", trained_for, tuple(TASKS)),
-    )
+    card = describe(checkpoint)
+    return DeepSeekOcr(network, tokenizer, name=card.name, revision=card.revision, modes=card.modes, tasks=card.tasks)
 
 
 class DeepSeekOcr:
@@ -141,7 +142,7 @@ class DeepSeekOcr:
         self.end_token_id: int = text.eos_token_id
         self.hidden_size: int = text.hidden_size
         self.modes = modes
-        self.default_mode = _DEFAULT_MODE if _DEFAULT_MODE in modes else modes[0]
+        self.default_mode = _default_mode(modes)
         self.tasks = tasks
         self.default_task = tasks[0]
         self._tokenizer = tokenizer
@@ -262,6 +263,10 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()
+
+
+def _default_mode(modes: tuple[str, ...]) -> str:
+    return _DEFAULT_MODE if _DEFAULT_MODE in modes else modes[0]
 
 
 def _known(

@@ -67,6 +67,18 @@ class Prompt:
     after: Tensor
 
 
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model without loading its weights; see the properties of ``OcrModel``."""
+
+    name: str
+    revision: str
+    modes: tuple[str, ...]
+    default_mode: str
+    tasks: tuple[str, ...]
+    default_task: str
+
+
 class OcrModel(Protocol):
     """One OCR model on one device. D is the decoder's width, V its vocabulary, L_i the length of a visual sequence."""
 
