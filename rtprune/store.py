@@ -150,6 +150,8 @@ def store_errors(uri: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError):
         raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(f"no object {uri}") from error
     except NoCredentialsError as error:
         raise UsageError(
             f"no credentials for {uri}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"

@@ -90,7 +90,7 @@ class Output:
         where = join(uri, "_rtprune", "config.json")
         try:
             return cls(uri, _settings(get(where), where))
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except FileNotFoundError as error:
             raise UsageError(f"there is no dataset at {uri}", "name the OUTPUT of an `rtprune run`") from error
 
     @property

@@ -1,0 +1,87 @@
+"""Documents and rows to try the dataset with, and the check that it keeps its promise."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from rtprune.dataset import (
+    DocumentRow,
+    Output,
+    PageRow,
+    PlanLog,
+    RegionRow,
+    WorkUnit,
+    committed_files,
+    read_documents,
+    read_pages,
+)
+from rtprune.dataset.schema import PAGES
+from rtprune.store import find, get, join, open_filesystem
+
+CONFIG = {"model": "mini", "mode": "tiny", "task": None, "prune": "dynamic", "max_output_tokens": 64, "dpi": 144}
+
+
+def document(name: str, pages: int = 1, *, version: str = "1", content: str | None = None) -> DocumentRow:
+    """A document that could be opened; the same ``content`` means the same bytes."""
+    doc_id = hashlib.sha256((content or name).encode()).hexdigest()
+    return DocumentRow(f"s3://in/{name}.pdf", version, 100 * pages, "ok", doc_id, "pdf", pages)
+
+
+def rows_of(unit: WorkUnit, say: str = "text", status: str = "ok") -> list[PageRow]:
+    """Rows that cover the unit; ``say`` makes their content, and so their file, differ."""
+    return [
+        PageRow(
+            doc_id=piece.doc_id,
+            uri=piece.uri,
+            page=page,
+            status=status,  # type: ignore[arg-type]
+            model="mini",
+            mode="tiny",
+            text=f"{say} {page}",
+            regions=(RegionRow("title", 0, 1, 998, 999, say),),
+            visual_tokens_before=73,
+            visual_tokens_after=60,
+            output_tokens=page,
+        )
+        for piece in unit.slices
+        for page in range(piece.first_page, piece.last_page + 1)
+    ]
+
+
+def glob_pages(output: Output) -> list[tuple[str, int]]:
+    """(doc_id, page) of every row that a reader sees who knows nothing of markers."""
+    filesystem, root = open_filesystem(output.uri)
+    files = filesystem.glob(f"{root}/pages/**/*.parquet")
+    table = pads.dataset(files, format="parquet", filesystem=filesystem, schema=PAGES).to_table(["doc_id", "page"])
+    return _pages(table)
+
+
+def check_exactly_once(output: Output, documents: Sequence[DocumentRow]) -> None:
+    """Every page of every document in one committed row, every object in one documents row."""
+    expected = Counter({(row.doc_id, page): 1 for row in documents for page in range(1, (row.pages or 0) + 1)})
+    assert Counter(_pages(read_pages(output, ["doc_id", "page"]))) == expected
+    assert Counter(glob_pages(output)) == expected
+
+    objects = Counter({(row.uri, row.version): 1 for row in documents})
+    plans = read_documents(output).select(["uri", "version"]).to_pylist()
+    assert Counter((row["uri"], row["version"]) for row in plans) == objects
+    files = [pq.read_table(io.BytesIO(get(uri))) for uri in find(join(output.uri, "documents"), ".parquet")]
+    assert Counter((row["uri"], row["version"]) for table in files for row in table.to_pylist()) == objects
+
+    committed = committed_files(output)
+    assert set(committed) == {unit.unit_id for unit in PlanLog(output).units}
+    for file in committed.values():
+        data = get(join(output.uri, file.file))
+        assert hashlib.sha256(data).hexdigest() == file.sha256
+        assert len(data) == file.bytes
+        assert pq.read_metadata(io.BytesIO(data)).num_rows == file.rows
+
+
+def _pages(table: object) -> list[tuple[str, int]]:
+    return [(row["doc_id"], row["page"]) for row in table.to_pylist()]  # type: ignore[attr-defined]

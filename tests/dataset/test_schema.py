@@ -1,0 +1,130 @@
+"""The columns that readers rely on, and files that every reader understands."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rtprune.dataset.schema import (
+    DOCUMENTS,
+    PAGES,
+    RUNS,
+    SCHEMA_VERSION,
+    DocumentRow,
+    PageRow,
+    RegionRow,
+    RunRow,
+    document_table,
+    page_table,
+    parquet_bytes,
+)
+
+FULL = PageRow(
+    doc_id="d" * 64,
+    uri="s3://in/Grüße.pdf",
+    page=2,
+    status="ok",
+    model="mini",
+    mode="tiny",
+    text="Zeile\n<b>ﬁ 漢字 \u0000 🙂",
+    regions=(RegionRow("title", 0, 1, 998, 999, "Überschrift"), RegionRow("table", 5, 6, 7, 8, "")),
+    finish_reason="eos",
+    visual_tokens_before=73,
+    visual_tokens_after=60,
+    keep_ratio=60 / 73,
+    similarity=0.1 + 0.2,
+    density=1 / 3,
+    prompt_tokens=65,
+    output_tokens=12,
+    render_ms=1.25,
+    encode_ms=2.5,
+    prune_ms=0.1,
+    prefill_ms=3.3,
+    decode_ms=4.4,
+    attempts=2,
+    error_type=None,
+    error_message=None,
+)
+FAILED = PageRow("e" * 64, "s3://in/b.pdf", 1, "failed", "mini", error_type="damaged", error_message="no such object")
+
+
+def written(*rows: PageRow) -> pq.ParquetFile:
+    return pq.ParquetFile(io.BytesIO(parquet_bytes(page_table(rows, run_id="r1", config_hash="c"))))
+
+
+def test_columns_are_those_that_readers_were_promised() -> None:
+    assert " ".join(PAGES.names) == (
+        "doc_id uri page status text regions finish_reason model mode visual_tokens_before visual_tokens_after "
+        "keep_ratio similarity density prompt_tokens output_tokens render_ms encode_ms prune_ms prefill_ms decode_ms "
+        "attempts error_type error_message run_id config_hash schema_version"
+    )
+    assert " ".join(DOCUMENTS.names) == (
+        "uri doc_id version size kind pages status error_type error_message discovered_at "
+        "run_id config_hash schema_version"
+    )
+    assert {"run_id", "started_at", "ended_at", "status", "source", "settings"} <= set(RUNS.names)
+
+
+@pytest.mark.parametrize(("schema", "row"), [(PAGES, PageRow), (DOCUMENTS, DocumentRow), (RUNS, RunRow)])
+def test_every_field_of_a_row_has_a_column_and_the_rest_are_stamps(schema: pa.Schema, row: type) -> None:
+    names = {field.name for field in fields(row)}
+    assert names <= set(schema.names)
+    assert set(schema.names) - names <= {"run_id", "config_hash", "schema_version", "discovered_at"}
+
+
+@pytest.mark.parametrize("row", [FULL, FAILED])
+def test_every_column_of_a_page_comes_back_as_it_was(row: PageRow) -> None:
+    (read,) = written(row).read().to_pylist()
+    expected = asdict(row) | {"run_id": "r1", "config_hash": "c", "schema_version": SCHEMA_VERSION}
+    expected["regions"] = list(expected["regions"])
+    assert read == expected
+
+
+def test_a_document_that_could_not_be_read_comes_back_with_its_nulls() -> None:
+    row = DocumentRow("s3://in/x", "v", 12, "failed", error_type="unreadable", error_message="gone")
+    at = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    data = parquet_bytes(document_table([row], run_id="r1", config_hash="c", discovered_at=at))
+    (read,) = pq.read_table(io.BytesIO(data)).to_pylist()
+    stamps = {"discovered_at": at, "run_id": "r1", "config_hash": "c", "schema_version": SCHEMA_VERSION}
+    assert read == asdict(row) | stamps
+
+
+def test_the_schema_version_is_in_the_metadata_and_in_every_row() -> None:
+    file = written(FULL, FAILED)
+    assert file.schema_arrow.metadata[b"rtprune.schema_version"] == str(SCHEMA_VERSION).encode()
+    assert file.schema_arrow.metadata[b"rtprune.table"] == b"pages"
+    assert file.read(["schema_version"]).column(0).to_pylist() == [SCHEMA_VERSION] * 2
+
+
+def test_files_are_compressed_indexed_and_keep_page_text_out_of_the_footer() -> None:
+    group = written(FULL, FAILED).metadata.row_group(0)
+    columns = {group.column(number).path_in_schema: group.column(number) for number in range(group.num_columns)}
+    assert {column.compression for column in columns.values()} == {"ZSTD"}
+    assert columns["doc_id"].has_column_index
+    assert columns["doc_id"].is_stats_set
+    assert not columns["text"].is_stats_set
+    assert not columns["regions.list.element.text"].is_stats_set
+    assert "PLAIN_DICTIONARY" in columns["status"].encodings or "RLE_DICTIONARY" in columns["status"].encodings
+    assert not any("DICTIONARY" in encoding for encoding in columns["text"].encodings)
+
+
+def test_row_groups_stay_small_enough_to_be_read_one_by_one() -> None:
+    rows = [PageRow("d", "u", page, "ok", "mini") for page in range(1, 20_001)]
+    metadata = written(*rows).metadata
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [16_384, 3_616]
+
+
+def test_a_row_without_its_key_is_refused() -> None:
+    with pytest.raises((pa.ArrowException, ValueError)):
+        parquet_bytes(page_table([PageRow(None, "u", 1, "ok", "mini")], run_id="r", config_hash="c"))  # type: ignore[arg-type]
+
+
+def test_a_number_that_does_not_fit_is_refused_not_wrapped() -> None:
+    bad = PageRow("d", "u", 1, "ok", "mini", regions=(RegionRow("t", 0, 0, 70_000, 1, ""),))
+    with pytest.raises((pa.ArrowException, ValueError, OverflowError)):
+        page_table([bad], run_id="r", config_hash="c")
