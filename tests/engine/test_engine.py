@@ -202,6 +202,14 @@ def test_a_page_at_the_limit_is_truncated(model: DeepSeekOcr, draw: Draw, monkey
     assert (result.status, result.finish_reason, result.text) == ("truncated", "length", "never en")
 
 
+def test_a_blank_page_that_was_cut_is_not_called_empty(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(model, "  ", False, monkeypatch)
+    (result,) = engine(model, max_output_tokens=8).read([draw(1)])
+    assert (result.status, result.finish_reason, result.text) == ("truncated", "length", "")
+
+
 def test_a_page_that_repeats_itself_is_cut_early(
     model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
