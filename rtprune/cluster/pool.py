@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
@@ -52,7 +53,7 @@ class _Job(Generic[U]):
     unit: U
     attempts: int = 0  # finished ones; the running one is not counted yet
     ref: Any = None
-    done: float = 0.0  # the actor's latest pulse: progress within the unit
+    pulse: Any = None  # the latest one heard while it executed
 
 
 @dataclass
@@ -73,14 +74,14 @@ class Pool(Generic[U, R]):
 
     Args:
         actor_class: class with ``ready() -> None`` (called first: load what is heavy; an exception here ends the run),
-            ``work(unit, attempt) -> R`` (``attempt`` counts from 1) and ``pulse() -> float`` (progress in the unit at
-            hand, asked from another thread).
+            ``work(unit, attempt) -> R`` (``attempt`` counts from 1) and ``pulse()`` (progress in the unit at hand,
+            asked from another thread).
         arguments: what the actor is built with; small, it travels.
         placement: how many actors, and what each of them occupies.
         max_attempts: a unit that loses its worker so often is given up; so is one whose exception is ``retryable``.
         unit_timeout_s: a unit that executes for longer has its worker killed.
         ready_timeout_s: so long may pass without a single ready actor.
-        on_pulse: told about once a second the sum of the pulses of all executing units.
+        on_pulse: told about once a second the latest pulses of the executing units.
         should_stop: once true, executing units are finished, nothing further is begun, and ``run`` ends.
     """
 
@@ -93,7 +94,7 @@ class Pool(Generic[U, R]):
         max_attempts: int = 2,
         unit_timeout_s: float = 3600.0,
         ready_timeout_s: float = 900.0,
-        on_pulse: Callable[[float], None] | None = None,
+        on_pulse: Callable[[list[Any]], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._remote_class = ray.remote(
@@ -265,17 +266,15 @@ class Pool(Generic[U, R]):
             return
         for seat in self._seats:
             if seat.pulse_ref is not None and _is_done(seat.pulse_ref):
-                try:
-                    done = ray.get(seat.pulse_ref)
-                except RayError:
-                    done = 0.0  # its death is seen where its unit is collected
-                if seat.pulse_job is not None:
-                    seat.pulse_job.done = done
+                with suppress(RayError):  # the actor's death is seen where its unit is collected
+                    if seat.pulse_job is not None:
+                        seat.pulse_job.pulse = ray.get(seat.pulse_ref)
                 seat.pulse_ref = None
             if seat.pulse_ref is None and seat.jobs:
                 seat.pulse_job = seat.jobs[0]
                 seat.pulse_ref = seat.actor.pulse.options(concurrency_group="pulse").remote()
-        self._on_pulse(sum(seat.jobs[0].done for seat in self._seats if seat.jobs))
+        heads = [seat.jobs[0] for seat in self._seats if seat.jobs]
+        self._on_pulse([job.pulse for job in heads if job.pulse is not None])
 
 
 def _is_done(ref: Any) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,20 +24,19 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 def start_local(cpus: int | None = None) -> None:
     """Start Ray in this process tree, reachable from this machine only."""
     ray = _import_ray(LOOPBACK)
-    ray.init(
+    _init(
+        ray,
         address="local",
         num_cpus=cpus,
         include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
         _node_ip_address="127.0.0.1",
     )
 
 
 @contextmanager
-def ray_session(address: str | None) -> Iterator[list[Mapping[str, float]]]:
-    """Ray for the length of the block; yields the resources of each live node.
+def ray_session(address: str | None) -> Iterator[None]:
+    """Ray for the length of the block.
 
     A Ray that already runs in this process is used and left running. Otherwise the cluster at ``address``, or the one
     that ``RAY_ADDRESS`` names (so it is inside ``ray job submit``), is joined, and where there is neither a local one
@@ -52,19 +53,33 @@ def ray_session(address: str | None) -> Iterator[list[Mapping[str, float]]]:
     elif ours:
         _join(ray, address)
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield
     finally:
         if ours:
             ray.shutdown()
 
 
+def live_nodes() -> list[Mapping[str, float]]:
+    """Resources ("CPU", "GPU", ...) of each live node of the cluster that this process is in."""
+    ray = _import_ray({})
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def _join(ray: Any, address: str) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _init(ray, address=address)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"no Ray cluster answers at {address!r}", "start one with `ray start --head`, or leave the address out"
         ) from error
+
+
+def _init(ray: Any, **options: Any) -> None:
+    """``ray.init`` without chatter, and without its SIGTERM handler where the caller has one."""
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    if before not in (None, signal.SIG_DFL) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _import_ray(extra: Mapping[str, str]) -> Any:

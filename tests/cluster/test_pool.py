@@ -145,6 +145,5 @@ def test_stopping_finishes_what_executes_and_begins_nothing_more(tmp_path: Path)
 
 def test_pulse_tells_progress_within_a_unit(tmp_path: Path) -> None:
     heard: list[float] = []
-    run(tmp_path, ["a:slow"], ONE, on_pulse=heard.append)
+    run(tmp_path, ["a:slow"], ONE, on_pulse=heard.extend)
     assert 0.5 in heard
-    assert max(heard) <= 0.5

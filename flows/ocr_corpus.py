@@ -1,0 +1,64 @@
+"""The corpus flow: discover -> plan -> read on Ray -> publish."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from prefect import flow
+from pydantic import Field
+
+from rtprune.cluster.job import Done, Planned, RunSummary
+from rtprune.cluster.steps import in_progress, prepare
+from rtprune.settings import Ratio, RunSettings
+from tasks.discover import discover
+from tasks.plan import plan
+from tasks.publish import publish
+from tasks.read import read
+
+
+@flow(name="ocr-corpus", flow_run_name="{source} to {output}")
+def ocr_corpus(
+    source: str,
+    output: str,
+    model: str | None = None,
+    mode: str | None = None,
+    task: str | None = None,
+    prune: Literal["dynamic", "off"] | Ratio | None = None,
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None,
+    unit_pages: Annotated[int, Field(ge=1)] | None = None,
+    workers: Annotated[int, Field(ge=1)] | None = None,
+) -> RunSummary:
+    """Read every page of a corpus into a Parquet dataset, or what is missing of it.
+
+    What is left out comes from the worker's environment (RTPRUNE_MODEL, RTPRUNE_RAY_ADDRESS, RTPRUNE_PASSWORD, ...) or
+    is the package's default. A password is no parameter, because Prefect stores and shows parameters.
+
+    Args:
+        source: A file, folder or glob, an s3:// prefix or glob, or a .txt file listing such.
+        output: Where the dataset is: a folder or an s3:// prefix.
+        model: Name of a published model, a local folder or s3:// prefix in its layout, or "mini".
+        mode: View size, such as tiny, base or large.
+        task: "text" or "markdown".
+        prune: Share of free visual tokens to prune: "dynamic", "off", or 0..1.
+        max_output_tokens: A page that has not ended after so many tokens is cut.
+        unit_pages: Pages in a work unit, what is committed in one file.
+        workers: Ray actors that hold the model.
+    """
+    given = {
+        "model": model,
+        "mode": mode,
+        "task": task,
+        "prune": prune,
+        "max_output_tokens": max_output_tokens,
+        "unit_pages": unit_pages,
+        "workers": workers,
+    }
+    settings = RunSettings(**{name: value for name, value in given.items() if value is not None})
+    run = prepare(source, output, settings)
+    found = discover(run)
+    if found.nothing_to_do:
+        return publish(run, found, Planned(), Done())
+    with in_progress(run, found):
+        planned = plan(run, found)
+        done = read(run, found, planned)
+        return publish(run, found, planned, done)

@@ -1,0 +1,204 @@
+"""The command line: ``rtprune page``, ``rtprune run``, ``rtprune stats``.
+
+What takes seconds to import (torch, transformers, Ray) is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from rtprune import __version__
+from rtprune.errors import DocumentError, RTPruneError, UsageError
+from rtprune.settings import ReadSettings, RunSettings
+
+if TYPE_CHECKING:
+    from rtprune.report.progress import ProgressDisplay
+
+FAILED, MISUSED = 1, 2
+PAGE_FLAGS = (*ReadSettings.model_fields, "password")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 (it failed), 2 (wrong use), 128 + signal (it was stopped)."""
+    given = vars(_parser().parse_args(arguments))
+    command: Callable[..., int] = given.pop("command")
+    try:
+        return command(**given)
+    except UsageError as error:
+        return _complain(error, MISUSED)
+    except RTPruneError as error:
+        return _complain(error, FAILED)
+
+
+def _complain(error: RTPruneError, code: int) -> int:
+    print(f"rtprune: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rtprune",
+        description="Documents to text, with the visual tokens pruned that the text does not need.",
+        epilog="Every setting can also come from the environment: RTPRUNE_MODEL for --model, and so on.",
+    )
+    parser.add_argument("--version", action="version", version=f"rtprune {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    page = commands.add_parser("page", help="read one page and print its text and token facts")
+    page.add_argument("file", metavar="FILE", help="a PDF or picture, local or s3://")
+    page.add_argument("--page", type=int, default=1, metavar="N", help="page number, from 1 (default: 1)")
+    _add_settings(page, PAGE_FLAGS)
+    page.set_defaults(command=_page)
+
+    run = commands.add_parser("run", help="read a corpus into a Parquet dataset, or what is missing of it")
+    run.add_argument(
+        "source", metavar="SOURCE", help="a file, folder or glob, an s3:// prefix or glob, or a .txt file listing such"
+    )
+    run.add_argument("output", metavar="OUTPUT", help="where the dataset is: a folder or an s3:// prefix")
+    _add_settings(run, tuple(RunSettings.model_fields))
+    run.set_defaults(command=_run)
+
+    stats = commands.add_parser("stats", help="print what a dataset holds: pages, failures by reason, tokens saved")
+    stats.add_argument("output", metavar="OUTPUT", help="the OUTPUT of a run")
+    stats.set_defaults(command=_stats)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """A flag for each field of the settings; which values are valid is for the settings to say."""
+    for name in names:
+        field = RunSettings.model_fields[name]
+        default = "" if field.default is None else f" (default: {field.default})"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar=name.rsplit("_", 1)[-1].upper(),
+            help=f"{field.description}{default}".replace("%", "%%"),
+        )
+
+
+def _settings(given: dict[str, Any]) -> RunSettings:
+    try:
+        return RunSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        shown = "" if name == "password" else f", not {first['input']!r}"
+        raise UsageError(
+            f"--{name.replace('_', '-')}: {first['msg'].replace('Input s', 's')}{shown}",
+            RunSettings.model_fields[name].description if name in RunSettings.model_fields else None,
+        ) from error
+
+
+def _page(*, file: str, page: int, **given: Any) -> int:
+    settings = _settings(given)
+    from rtprune.documents import PageFault, open_document, read_object, render_pages
+    from rtprune.report.summary import page_facts
+
+    try:
+        document = open_document(file, read_object(file), password=settings.password)
+    except DocumentError as error:
+        raise UsageError(error.message, error.hint) from error
+    if not 1 <= page <= document.page_count:
+        raise UsageError(f"{file} has no page {page}", f"it has pages 1 to {document.page_count}")
+    (image,) = render_pages(document, [page], dpi=settings.dpi, max_pixels=settings.max_pixels)
+    if isinstance(image, PageFault):
+        raise RTPruneError(f"page {page} of {file} cannot be rendered: {image.message}")
+
+    from rtprune.engine import Engine
+    from rtprune.models import load_model
+
+    engine = Engine(load_model(settings.model), settings)
+    (result,) = engine.read([image.picture])
+    if result.status == "failed":
+        raise RTPruneError(f"page {page} of {file} cannot be read: {result.error_message}")
+    print(f"{result.text}\n")
+    print(
+        page_facts(
+            result,
+            page=page,
+            page_count=document.page_count,
+            model=settings.model,
+            mode=engine.mode,
+            render_ms=image.render_ms,
+        )
+    )
+    return 0
+
+
+def _run(*, source: str, output: str, **given: Any) -> int:
+    settings = _settings(given)
+    from rtprune.report.progress import ProgressDisplay
+
+    with ProgressDisplay(sys.stderr) as display, _Stopper(display) as stopper:
+        try:
+            from rtprune.cluster.run import run_corpus
+            from rtprune.report.summary import run_summary
+
+            summary = run_corpus(
+                source, output, settings, on_progress=stopper.watch(display.show), should_stop=stopper.asked
+            )
+        except KeyboardInterrupt:
+            display.say("stopped; what was committed is kept: the same command goes on from there")
+            return stopper.exit_code
+    print(run_summary(summary))
+    return stopper.exit_code if summary.status == "stopped" else 0
+
+
+def _stats(*, output: str) -> int:
+    from rtprune.dataset import Output, statistics
+    from rtprune.report.summary import dataset_statistics
+
+    found = Output.existing(output)
+    print(dataset_statistics(found.uri, statistics(found)))
+    return 0
+
+
+class _Stopper:
+    """Ctrl-C and SIGTERM: while units are at work the first one lets them finish; otherwise, or again, stop at once."""
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self._display = display
+        self._signal: int | None = None
+        self._at_work = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stopper:
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a command ended by the signal."""
+        return 128 + (self._signal or signal.SIGINT)
+
+    def asked(self) -> bool:
+        """Whether to stop."""
+        return self._signal is not None
+
+    def watch(self, show: Callable[[Any], None]) -> Callable[[Any], None]:
+        """``show``, noticing that work has begun."""
+
+        def shown(progress: Any) -> None:
+            self._at_work = True
+            show(progress)
+
+        return shown
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again, self._signal = self._signal is not None, number
+        if again or not self._at_work:
+            raise KeyboardInterrupt
+        self._display.say("stopping: units at work are finished first; Ctrl-C again abandons them")

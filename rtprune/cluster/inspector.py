@@ -1,0 +1,91 @@
+"""The worker that looks into objects: documents or not, which bytes, how many pages; a crash costs its process only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from rtprune.dataset import DocumentRow
+from rtprune.documents import SourceObject, open_document, read_object
+from rtprune.errors import DocumentError, StoreError
+
+BATCH_OBJECTS = 16
+BATCH_BYTES = 64 * 2**20
+
+Batch = tuple[SourceObject, ...]
+
+
+class Inspector:
+    """Ray actor (see ``rtprune.cluster.pool``) whose units are batches of objects and whose results are their rows."""
+
+    def __init__(self, password: str | None, max_attempts: int) -> None:
+        self._password = password
+        self._max_attempts = max_attempts
+        self._done = 0
+
+    def ready(self) -> None:
+        """Nothing to load."""
+
+    def pulse(self) -> int:
+        """Objects of the batch at hand that are done."""
+        return self._done
+
+    def work(self, batch: Batch, attempt: int) -> tuple[DocumentRow, ...]:
+        """One row per object, in order.
+
+        Raises:
+            StoreError: an object could not be fetched and trying again may help; on the last attempt it gets a row.
+        """
+        self._done = 0
+        rows = []
+        for found in batch:
+            rows.append(self._inspect(found, last=attempt >= self._max_attempts))
+            self._done += 1
+        return tuple(rows)
+
+    def _inspect(self, found: SourceObject, *, last: bool) -> DocumentRow:
+        try:
+            document = open_document(found.uri, read_object(found.uri), password=self._password)
+        except DocumentError as error:
+            return refused_row(found, error.kind, str(error))
+        except StoreError as error:
+            if not last:
+                raise
+            return refused_row(found, "unreachable", str(error))
+        return DocumentRow(
+            uri=found.uri,
+            version=found.version,
+            size=found.size,
+            status="ok",
+            doc_id=document.doc_id,
+            kind=document.kind,
+            pages=document.page_count,
+        )
+
+
+def refused_row(found: SourceObject, kind: str, message: str) -> DocumentRow:
+    """The row of an object that cannot be opened as a document."""
+    return DocumentRow(
+        uri=found.uri, version=found.version, size=found.size, status="failed", error_type=kind, error_message=message
+    )
+
+
+def batches(objects: Iterable[SourceObject]) -> Iterator[Batch]:
+    """``objects`` in their order, a few at a time, large ones alone."""
+    batch: list[SourceObject] = []
+    total = 0
+    for found in objects:
+        if batch and (len(batch) == BATCH_OBJECTS or total + found.size > BATCH_BYTES):
+            yield tuple(batch)
+            batch, total = [], 0
+        batch.append(found)
+        total += found.size
+    if batch:
+        yield tuple(batch)
+
+
+def chunks(objects: Iterable[SourceObject], size: int) -> Iterator[Batch]:
+    """``objects`` in their order, ``size`` at a time."""
+    source = iter(objects)
+    while chunk := tuple(islice(source, size)):
+        yield chunk

@@ -1,0 +1,106 @@
+"""The values that pass between the steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from rtprune.cluster.reader import Tally
+from rtprune.dataset import Output, WorkUnit
+from rtprune.documents import SourceObject
+from rtprune.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. ``done`` and ``total`` count objects while inspecting, pages while reading."""
+
+    stage: Literal["inspect", "read"]
+    done: int
+    total: int
+    failed: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+ShouldStop = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody stops the run."""
+    return False
+
+
+def nobody(progress: Progress) -> None:
+    """Progress that no one looks at."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done, with the model's defaults filled in: made once, handed to every step.
+
+    Attributes:
+        label: the model's name in the rows.
+        config: what decides a row's content; see ``Output.open``.
+    """
+
+    run_id: str
+    source: str
+    output_uri: str
+    settings: RunSettings
+    label: str
+    config: dict[str, object]
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Found:
+    """The source held against OUTPUT: objects that no plan covers yet, planned units that are not committed yet."""
+
+    output: Output
+    objects: int
+    new: tuple[SourceObject, ...]
+    pending: tuple[WorkUnit, ...]
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether every object is planned and every planned unit committed."""
+        return not self.new and not self.pending
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Documents looked into by this run, and all units to be read; ``stopped`` before all objects were looked into."""
+
+    documents: int = 0
+    documents_failed: int = 0
+    units: tuple[WorkUnit, ...] = ()
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """Units committed by this run; ``left`` is how many it was stopped before."""
+
+    units: int = 0
+    left: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended. Counts are of this run alone."""
+
+    run_id: str
+    output: str
+    status: Literal["finished", "stopped", "nothing to do"]
+    objects: int
+    documents: int
+    documents_failed: int
+    units: int
+    units_left: int
+    tally: Tally
+    seconds: float

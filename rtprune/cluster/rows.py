@@ -1,0 +1,76 @@
+"""From what documents and engine say about a page to its row in the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rtprune.dataset import PageRow, PageSlice, RegionRow, WorkUnit
+
+if TYPE_CHECKING:
+    from rtprune.documents import PageImage
+    from rtprune.engine import PageResult
+
+
+def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str, mode: str, attempt: int) -> PageRow:
+    """The row of a page that was rendered and given to the engine, whatever came of it."""
+    facts, times = result.facts, result.timings
+    return PageRow(
+        doc_id=piece.doc_id,
+        uri=piece.uri,
+        page=image.page,
+        status=result.status,
+        model=model,
+        mode=mode,
+        text=result.text,
+        regions=tuple(RegionRow(region.label, *region.box, region.text) for region in result.regions),
+        finish_reason=result.finish_reason,
+        visual_tokens_before=facts.tokens_before if facts else None,
+        visual_tokens_after=facts.tokens_after if facts else None,
+        keep_ratio=facts.tokens_after / facts.tokens_before if facts else None,
+        similarity=facts.similarity if facts else None,
+        density=facts.density if facts else None,
+        prompt_tokens=result.prompt_tokens,
+        output_tokens=result.output_tokens,
+        render_ms=image.render_ms,
+        encode_ms=times.encode_ms if times else None,
+        prune_ms=times.prune_ms if times else None,
+        prefill_ms=times.prefill_ms if times else None,
+        decode_ms=times.decode_ms if times else None,
+        attempts=attempt,
+        error_type=result.error_type,
+        error_message=result.error_message,
+    )
+
+
+def failed_row(
+    piece: PageSlice,
+    page: int,
+    kind: str,
+    message: str,
+    *,
+    model: str,
+    mode: str,
+    attempt: int,
+    render_ms: float | None = None,
+) -> PageRow:
+    """The row of a page that never reached the engine."""
+    return PageRow(
+        doc_id=piece.doc_id,
+        uri=piece.uri,
+        page=page,
+        status="failed",
+        model=model,
+        mode=mode,
+        render_ms=render_ms,
+        attempts=attempt,
+        error_type=kind,
+        error_message=message,
+    )
+
+
+def failed_unit(unit: WorkUnit, kind: str, message: str, *, model: str, mode: str, attempt: int) -> Iterator[PageRow]:
+    """A row for every page of a unit that is given up."""
+    for piece in unit.slices:
+        for page in range(piece.first_page, piece.last_page + 1):
+            yield failed_row(piece, page, kind, message, model=model, mode=mode, attempt=attempt)

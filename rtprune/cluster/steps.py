@@ -1,0 +1,273 @@
+"""The steps of a run: prepare, discover, plan, read, publish.
+
+Nothing is lost when any of them is killed: the plan and the units' markers in OUTPUT are the only memory, and every
+step does what they lack.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from rtprune.cluster.inspector import Batch, Inspector, batches, chunks, refused_row
+from rtprune.cluster.job import (
+    Done,
+    Found,
+    OnProgress,
+    Planned,
+    Progress,
+    Run,
+    RunSummary,
+    ShouldStop,
+    never,
+    nobody,
+)
+from rtprune.cluster.placement import place_inspectors, place_readers
+from rtprune.cluster.reader import Reader, Tally
+from rtprune.cluster.rows import failed_unit
+from rtprune.cluster.session import live_nodes, ray_session
+from rtprune.dataset import (
+    DocumentRow,
+    Output,
+    PlanLog,
+    RunRow,
+    WorkUnit,
+    commit_unit,
+    committed_units,
+    new_run_id,
+    publish,
+    record_run,
+)
+from rtprune.dataset.schema import RunStatus
+from rtprune.documents import list_objects
+from rtprune.errors import RTPruneError, UsageError
+from rtprune.models import describe
+from rtprune.settings import ReadSettings, RunSettings
+
+logger = logging.getLogger(__name__)
+
+PLAN_OBJECTS = 10_000  # objects looked into before their plan is written: what a kill meanwhile can cost
+INSPECT_TIMEOUT_S = 600.0
+FAILURES_IN_A_ROW = 3
+
+GIVEN_UP = {
+    "worker-died": "the process reading this unit of pages died {attempts} times (out of memory, or a crash)",
+    "timeout": "this unit of pages was not read within the time allowed, {attempts} times",
+}
+
+
+def prepare(source: str, output: str, settings: RunSettings) -> Run:
+    """Settle what is to be done before anything is started. Raises ``UsageError``, ``ModelError``."""
+    model = describe(settings.model)
+    mode, task = settings.mode or model.default_mode, settings.task or model.default_task
+    for what, value, known in (("mode", mode, model.modes), ("task", task, model.tasks)):
+        if value not in known:
+            raise UsageError(f"model {settings.model!r} has no {what} {value!r}", f"it has: {', '.join(known)}")
+    resolved = settings.model_copy(update={"mode": mode, "task": task})
+    label = model.name.rstrip("/").rsplit("/", 1)[-1]  # where a checkpoint lies does not change what it reads
+    config = resolved.model_dump(mode="json", include=set(ReadSettings.model_fields))
+    config |= {"model": label, "model_revision": model.revision}
+    return Run(new_run_id(), source, output, resolved, label, config, datetime.now(UTC))
+
+
+def discover(run: Run) -> Found:
+    """List the source and hold it against what OUTPUT has. Raises ``UsageError``, ``StoreError``."""
+    objects = tuple(list_objects(run.source))
+    output = Output.open(run.output_uri, run.config)
+    log = PlanLog(output)
+    committed = committed_units(output)
+    return Found(
+        output,
+        len(objects),
+        tuple(found for found in objects if not log.covers(found.uri, found.version)),
+        tuple(unit for unit in log.units if unit.unit_id not in committed),
+    )
+
+
+@contextmanager
+def in_progress(run: Run, found: Found) -> Iterator[None]:
+    """Ray for the length of the block, and the run's row in OUTPUT: "running" before, how it failed after."""
+    record_run(found.output, _row(run, "running"))
+    try:
+        with ray_session(run.settings.ray_address):
+            yield
+    except BaseException as error:
+        told = str(error) if isinstance(error, RTPruneError) else type(error).__name__
+        status: RunStatus = "failed" if isinstance(error, Exception) else "stopped"
+        record_run(found.output, _row(run, status, told))
+        raise
+
+
+def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_stop: ShouldStop = never) -> Planned:
+    """Look into the new objects on Ray and append them to the plan; done again, it goes on where it was."""
+    log = PlanLog(found.output)
+    new = [one for one in found.new if not log.covers(one.uri, one.version)]
+    documents = failed = 0
+    stopped = False
+    for chunk in chunks(new, PLAN_OBJECTS):
+        rows: list[DocumentRow] = []
+        for some in _inspect(run, chunk, should_stop):
+            rows.extend(some)
+            on_progress(Progress("inspect", documents + len(rows), len(new), failed))
+        if stopped := len(rows) < len(chunk):
+            break  # a plan never holds half a chunk, so that units do not depend on when a run was stopped
+        log.append(rows, unit_pages=run.settings.unit_pages, run_id=run.run_id)
+        documents += len(rows)
+        failed += sum(row.status == "failed" for row in rows)
+    committed = committed_units(found.output)
+    units = tuple(unit for unit in log.units if unit.unit_id not in committed)
+    return Planned(documents, failed, units, stopped)
+
+
+def _inspect(run: Run, objects: Batch, should_stop: ShouldStop) -> Iterator[tuple[DocumentRow, ...]]:
+    """Rows of ``objects``; a batch that kills its worker is looked into again object by object."""
+    from rtprune.cluster.pool import Pool
+
+    todo = list(batches(objects))
+    while todo:
+        pool: Pool[Batch, tuple[DocumentRow, ...]] = Pool(
+            Inspector,
+            (run.settings.password, run.settings.max_attempts),
+            place_inspectors(live_nodes(), len(todo)),
+            max_attempts=run.settings.max_attempts,
+            unit_timeout_s=INSPECT_TIMEOUT_S,
+            should_stop=should_stop,
+        )
+        again: list[Batch] = []
+        for outcome in pool.run(todo):
+            if outcome.result is not None:
+                yield outcome.result
+            elif isinstance(outcome.error, UsageError):
+                raise outcome.error
+            elif len(outcome.unit) > 1:
+                again.extend((one,) for one in outcome.unit)
+            else:
+                kind = outcome.reason if outcome.reason != "raised" else type(outcome.error).__name__
+                message = f"looking into this object failed {outcome.attempts} times: {kind}"
+                yield (refused_row(outcome.unit[0], str(kind), message),)
+        todo = again
+
+
+def read(
+    run: Run,
+    output: Output,
+    units: Sequence[WorkUnit],
+    *,
+    on_progress: OnProgress = nobody,
+    should_stop: ShouldStop = never,
+) -> Done:
+    """Read those of ``units`` that are not committed yet on Ray; done again, it goes on where it was.
+
+    Raises:
+        UsageError: the model cannot be loaded, or the store refuses.
+        StoreError: rows could not be committed.
+        RTPruneError: unit after unit fails: something is wrong that is no document's fault.
+    """
+    from rtprune.cluster.pool import Pool
+
+    committed = committed_units(output)
+    todo = [unit for unit in units if unit.unit_id not in committed]
+    if not todo:
+        return Done()
+    placement = place_readers(live_nodes(), run.settings.workers)
+    total = sum(unit.page_count for unit in todo)
+    done = Done()
+
+    def tell(at_work: Sequence[Tally] = ()) -> None:
+        tally = sum(at_work, done.tally)
+        on_progress(Progress("read", tally.pages, total, tally.failed, tally.tokens_before, tally.tokens_after))
+
+    pool: Pool[WorkUnit, Tally] = Pool(
+        Reader,
+        (output, run.run_id, run.settings, run.label, placement.threads),
+        placement,
+        max_attempts=run.settings.max_attempts,
+        unit_timeout_s=run.settings.unit_timeout_s,
+        on_pulse=tell,
+        should_stop=should_stop,
+    )
+    tell()
+    failures = 0
+    for outcome in pool.run(todo):
+        if outcome.result is not None:
+            tally, failures = outcome.result, 0
+        else:
+            failures += 1
+            if isinstance(outcome.error, RTPruneError):
+                raise outcome.error
+            if failures >= FAILURES_IN_A_ROW:
+                raise RTPruneError(
+                    f"{failures} units in a row could not be read; the last one: "
+                    + (repr(outcome.error) if outcome.error else str(outcome.reason)),
+                    "this is no single document's fault; mend it and run again",
+                ) from outcome.error
+            tally = _give_up(run, output, outcome.unit, str(outcome.reason), outcome.error, outcome.attempts)
+        done = replace(done, units=done.units + 1, tally=done.tally + tally)
+        tell()
+    return replace(done, left=len(todo) - done.units)
+
+
+def _give_up(
+    run: Run, output: Output, unit: WorkUnit, reason: str, error: BaseException | None, attempts: int
+) -> Tally:
+    """Commit failed rows for a unit that cannot be read, so that none of its pages is missing."""
+    kind = reason if error is None else type(error).__name__
+    message = str(error) if error is not None else GIVEN_UP[reason].format(attempts=attempts)
+    logger.warning("unit %s is given up: %s", unit.unit_id, message)
+    mode = run.settings.mode or ""
+    rows = list(failed_unit(unit, kind, message, model=run.label, mode=mode, attempt=attempts))
+    commit_unit(output, unit, rows, run.run_id)
+    return Tally.of(rows)
+
+
+def publish_run(run: Run, found: Found, planned: Planned, done: Done) -> RunSummary:
+    """List what was committed in the run's manifest, clear what was not, and write the run's row.
+
+    Writes nothing where nothing was done and all is published.
+    """
+    published = publish(found.output, run.run_id)
+    worked = not found.nothing_to_do
+    stopped = done.left > 0 or planned.stopped
+    if worked:
+        row = _row(run, "stopped" if stopped else "finished")
+        record_run(
+            found.output,
+            replace(
+                row,
+                documents=planned.documents,
+                documents_failed=planned.documents_failed,
+                units=done.units,
+                pages=done.tally.pages,
+                pages_failed=done.tally.failed,
+                visual_tokens_before=done.tally.tokens_before,
+                visual_tokens_after=done.tally.tokens_after,
+            ),
+        )
+    return RunSummary(
+        run_id=run.run_id,
+        output=found.output.uri,
+        status="stopped" if stopped else "finished" if worked or published.changed else "nothing to do",
+        objects=found.objects,
+        documents=planned.documents,
+        documents_failed=planned.documents_failed,
+        units=done.units,
+        units_left=done.left,
+        tally=done.tally,
+        seconds=(datetime.now(UTC) - run.started_at).total_seconds(),
+    )
+
+
+def _row(run: Run, status: RunStatus, error_message: str | None = None) -> RunRow:
+    return RunRow(
+        run_id=run.run_id,
+        started_at=run.started_at,
+        ended_at=None if status == "running" else datetime.now(UTC),
+        status=status,
+        source=run.source,
+        settings=json.dumps(run.settings.model_dump(mode="json", exclude={"password"}), sort_keys=True),
+        error_message=error_message,
+    )

@@ -1,0 +1,110 @@
+"""What the command line prints at the end: a run's summary, a dataset's statistics, one page's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from rtprune.report.wording import count, duration, share_saved
+
+if TYPE_CHECKING:
+    from rtprune.cluster.job import RunSummary
+    from rtprune.dataset import Statistics
+    from rtprune.engine import PageResult
+
+LABEL_WIDTH = 18
+
+
+def run_summary(summary: RunSummary) -> str:
+    """A few lines on what a run did."""
+    if summary.status == "nothing to do":
+        return "\n".join(
+            [
+                f"nothing to do: all of {count(summary.objects, 'object')} in the source are in the dataset already",
+                *_table([("dataset", summary.output)]),
+            ]
+        )
+    tally = summary.tally
+    pages = f"{tally.pages:,} recorded" + (f", {tally.failed:,} of them failed" if tally.failed else "")
+    documents = f"{summary.documents:,} new" + (
+        f", {summary.documents_failed:,} of them could not be opened" if summary.documents_failed else ""
+    )
+    lines = [("documents", documents), ("pages", pages)]
+    if tally.tokens_before:
+        lines.append(("visual tokens", _tokens(tally.tokens_before, tally.tokens_after)))
+    lines.append(("dataset", summary.output))
+    if summary.status == "stopped":
+        head = f"stopped after {duration(summary.seconds)}, what was read is kept: the same command goes on from here"
+    else:
+        head = f"finished in {duration(summary.seconds)}"
+    return "\n".join([head, *_table(lines)])
+
+
+def dataset_statistics(uri: str, facts: Statistics) -> str:
+    """Pages, documents, failures by reason and what pruning saved."""
+    missing = facts.planned_pages - facts.page_count
+    lines = [
+        ("dataset", uri),
+        ("documents", _counts(facts.documents)),
+        ("pages", _counts(facts.pages)),
+    ]
+    if missing > 0:
+        lines.append(("", f"{missing:,} planned pages are still to be read: run the same command again"))
+    if facts.document_failures:
+        lines.append(("failed documents", _reasons(facts.document_failures)))
+    if facts.page_failures:
+        lines.append(("failed pages", _reasons(facts.page_failures)))
+    if facts.visual_tokens_before:
+        lines.append(("visual tokens", _tokens(facts.visual_tokens_before, facts.visual_tokens_after)))
+    if facts.page_count:
+        lines.append(("output tokens", f"{facts.output_tokens:,}"))
+    total = sum(facts.stage_ms.values())
+    if total:
+        shares = (f"{stage} {100 * spent / total:.0f} %" for stage, spent in facts.stage_ms.items())
+        lines.append(("time in workers", f"{duration(total / 1000)}: {', '.join(shares)}"))
+    return "\n".join(_table(lines))
+
+
+def page_facts(result: PageResult, *, page: int, page_count: int, model: str, mode: str, render_ms: float) -> str:
+    """What reading one page took and saved."""
+    lines = [("page", f"{page} of {page_count}, read by {model} in mode {mode}: {result.status}")]
+    facts = result.facts
+    if facts:
+        lines.append(("visual tokens", _tokens(facts.tokens_before, facts.tokens_after)))
+        measured = [
+            f"{name} {value:.3f}"
+            for name, value in (("similarity", facts.similarity), ("density", facts.density))
+            if value is not None
+        ]
+        pruned = f"{100 * facts.ratio:.1f} % of the free tokens"
+        lines.append(("pruned", f"{pruned} ({', '.join(measured)})" if measured else pruned))
+    lines.append(("output tokens", f"{result.output_tokens:,}"))
+    times = result.timings
+    stages = {
+        "render": render_ms,
+        "encode": times.encode_ms,
+        "prune": times.prune_ms,
+        "prefill": times.prefill_ms,
+        "decode": times.decode_ms,
+    }
+    lines.append(("milliseconds", ", ".join(f"{stage} {spent:,.0f}" for stage, spent in stages.items())))
+    return "\n".join(_table(lines))
+
+
+def _tokens(before: int, after: int) -> str:
+    return f"{before:,} -> {after:,} ({share_saved(before, after)} saved)"
+
+
+def _counts(by_status: Mapping[str, int]) -> str:
+    total = sum(by_status.values())
+    if not by_status:
+        return "0"
+    return f"{total:,} ({', '.join(f'{status} {number:,}' for status, number in by_status.items())})"
+
+
+def _reasons(by_reason: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {number:,}" for reason, number in by_reason.items())
+
+
+def _table(lines: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{label:<{LABEL_WIDTH}}{text}".rstrip() for label, text in lines]

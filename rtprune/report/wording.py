@@ -1,0 +1,23 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def count(number: int, noun: str) -> str:
+    """``1 page``, ``1,204 pages``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def share_saved(before: int, after: int) -> str:
+    """Share of ``before`` that ``after`` lacks: ``18.8 %``."""
+    return f"{100 * (1 - after / before):.1f} %" if before else "0 %"
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

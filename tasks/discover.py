@@ -1,0 +1,24 @@
+"""List the source and hold it against the dataset."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from rtprune.cluster import steps
+from rtprune.cluster.job import Found, Run
+from tasks.retries import STEP
+
+
+@task(**STEP)
+def discover(run: Run) -> Found:
+    """Objects that no plan covers yet, and planned units that are not committed yet."""
+    found = steps.discover(run)
+    get_run_logger().info(
+        "%d objects in %s: %d new, %d planned units still to read",
+        found.objects,
+        run.source,
+        len(found.new),
+        len(found.pending),
+    )
+    return found

@@ -1,0 +1,23 @@
+"""Look into new objects and cut them into units."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from rtprune.cluster import steps
+from rtprune.cluster.job import Found, Planned, Run
+from tasks.retries import STEP
+
+
+@task(**STEP)
+def plan(run: Run, found: Found) -> Planned:
+    """Units to read; their documents have their rows then."""
+    planned = steps.plan(run, found)
+    get_run_logger().info(
+        "%d documents looked into, %d cannot be opened; %d units to read",
+        planned.documents,
+        planned.documents_failed,
+        len(planned.units),
+    )
+    return planned

@@ -1,0 +1,32 @@
+"""Read units on Ray."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from rtprune.cluster import steps
+from rtprune.cluster.job import Done, Found, Planned, Progress, Run
+from rtprune.report.wording import share_saved
+from tasks.retries import STEP
+
+LOG_EVERY_S = 30.0
+
+
+@task(**STEP)
+def read(run: Run, found: Found, planned: Planned) -> Done:
+    """Every page of the units in the dataset, those that cannot be read as failed rows."""
+    logger = get_run_logger()
+    logged = time.monotonic()
+
+    def log(progress: Progress) -> None:
+        nonlocal logged
+        if time.monotonic() - logged < LOG_EVERY_S and progress.done < progress.total:
+            return
+        logged = time.monotonic()
+        saved = share_saved(progress.tokens_before, progress.tokens_after)
+        logger.info("%d of %d pages, %d failed, %s tokens saved", progress.done, progress.total, progress.failed, saved)
+
+    return steps.read(run, found.output, planned.units, on_progress=log)
