@@ -78,10 +78,14 @@ def committed_units(output: Output) -> set[str]:
 
 def committed_files(output: Output) -> dict[str, CommittedFile]:
     """The files that make up the dataset now, by unit id."""
-    listed = _manifested(output)
+    return _with_unlisted(output, _manifested(output))
+
+
+def _with_unlisted(output: Output, listed: Mapping[str, CommittedFile]) -> dict[str, CommittedFile]:
+    """``listed`` and what was committed since: only markers that no manifest lists need to be fetched."""
     unlisted = [uri for uri in _markers(output) if _unit_name(uri) not in listed]
     marked = (_committed_file(_json(data, uri), uri) for uri, data in get_many(unlisted).items())
-    return listed | {file.unit_id: file for file in marked}
+    return {**listed, **{file.unit_id: file for file in marked}}
 
 
 def publish(output: Output, run_id: str) -> Published:
@@ -91,12 +95,12 @@ def publish(output: Output, run_id: str) -> Published:
     Publishing is safe beside running workers and may be repeated; where all is published it writes nothing.
     """
     files = [uri.removeprefix(output.uri + "/") for uri in find(join(output.uri, "pages"), ".parquet")]
-    committed = committed_files(output)
+    listed = _manifested(output)
+    committed = _with_unlisted(output, listed)
     orphans = [file for file in files if (unit := unit_of(file)) in committed and committed[unit].file != file]
     for file in orphans:
         delete(join(output.uri, file))
     restored = _restore_documents(output)
-    listed = _manifested(output)
     new = [file for unit_id, file in sorted(committed.items()) if unit_id not in listed]
     if new:
         _add_to_manifest(output.manifest_uri(run_id), new)

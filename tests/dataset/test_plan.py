@@ -134,6 +134,14 @@ def test_a_new_version_of_an_object_is_read_unless_its_bytes_are_known(output: O
     assert read_documents(output).column("status").to_pylist() == ["ok", "duplicate", "ok"]
 
 
+def test_bytes_that_could_not_be_opened_once_are_read_when_they_can_be(output: Output) -> None:
+    locked = replace(document("a", 2), status="failed", pages=None, error_type="encrypted")
+    assert PlanLog(output).append([locked], unit_pages=8, run_id="r1") == ()
+    (unit,) = PlanLog(output).append([document("a", 2, version="2")], unit_pages=8, run_id="r2")
+    assert unit.page_count == 2
+    assert read_documents(output).column("status").to_pylist() == ["failed", "ok"]
+
+
 def test_two_outputs_of_the_same_input_have_the_same_units(output_uri: str) -> None:
     documents = [document(f"{number}", number + 1) for number in range(6)]
     units = []
