@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtprune.dataset.output import Output, check_run_id
-from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, parquet_bytes
+from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, parquet_bytes, storable
 from rtprune.errors import RTPruneError
 from rtprune.store import create_if_absent, get, put
 
@@ -151,7 +151,7 @@ class PlanLog:
 
     def covers(self, uri: str, version: str) -> bool:
         """Whether a plan has this object in this version, so that there is no need to open it again."""
-        return (uri, version) in self._objects
+        return (storable(uri), version) in self._objects
 
     def reload(self) -> tuple[WorkUnit, ...]:
         """Load the plans that were appended since; returns their units."""
@@ -174,7 +174,7 @@ class PlanLog:
         """
         check_run_id(run_id)
         before = len(self._units)
-        rows = list(documents)
+        rows = [replace(row, uri=storable(row.uri)) for row in documents]
         while True:
             self.reload()
             new = _classify((row for row in rows if not self.covers(row.uri, row.version)), self._doc_ids)

@@ -228,7 +228,23 @@ def run_table(row: RunRow, *, config_hash: str) -> pa.Table:
 
 def _table(schema: pa.Schema, records: Iterable[dict[str, Any]], *, run_id: str, config_hash: str) -> pa.Table:
     stamps = {"run_id": run_id, "config_hash": config_hash, "schema_version": SCHEMA_VERSION}
-    return pa.Table.from_pylist([record | stamps for record in records], schema=schema)
+    return pa.Table.from_pylist([_storable_value(record) | stamps for record in records], schema=schema)
+
+
+def storable(text: str) -> str:
+    """``text`` as Parquet can hold it: lone surrogates, as in file names that are not UTF-8, become ``\\udcxx``."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _storable_value(value: Any) -> Any:
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {name: _storable_value(item) for name, item in value.items()}
+        case tuple():
+            return [_storable_value(item) for item in value]
+    return value
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

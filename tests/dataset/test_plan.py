@@ -142,6 +142,15 @@ def test_bytes_that_could_not_be_opened_once_are_read_when_they_can_be(output: O
     assert read_documents(output).column("status").to_pylist() == ["failed", "ok"]
 
 
+def test_a_file_name_that_is_not_utf8_is_planned_once(output: Output) -> None:
+    row = replace(document("a"), uri=b"/in/caf\xe9.pdf".decode("utf-8", "surrogateescape"))
+    (unit,) = PlanLog(output).append([row], unit_pages=8, run_id="r1")
+    assert unit.slices[0].uri == "/in/caf\\udce9.pdf"
+    log = PlanLog(output)
+    assert log.covers(row.uri, row.version)
+    assert log.append([row], unit_pages=8, run_id="r2") == ()
+
+
 def test_two_outputs_of_the_same_input_have_the_same_units(output_uri: str) -> None:
     documents = [document(f"{number}", number + 1) for number in range(6)]
     units = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -83,6 +83,12 @@ def test_every_column_of_a_page_comes_back_as_it_was(row: PageRow) -> None:
     expected = asdict(row) | {"run_id": "r1", "config_hash": "c", "schema_version": SCHEMA_VERSION}
     expected["regions"] = list(expected["regions"])
     assert read == expected
+
+
+def test_text_that_is_no_unicode_does_not_lose_its_page() -> None:
+    row = replace(FULL, text="a\ud800b", regions=(RegionRow("t", 1, 2, 3, 4, "\udfff"),))
+    (read,) = written(row).read().to_pylist()
+    assert (read["text"], read["regions"][0]["text"]) == ("a\\ud800b", "\\udfff")
 
 
 def test_a_document_that_could_not_be_read_comes_back_with_its_nulls() -> None:
