@@ -14,7 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+)
 from fsspec.spec import AbstractFileSystem
 
 from rtprune.errors import StoreError, UsageError
@@ -39,6 +45,25 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"cannot open {uri!r}: only local paths and s3:// are supported", "use s3://bucket/prefix")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def require_reachable(uri: str) -> None:
+    """Ask the store that ``uri`` lies on for one key, without patience.
+
+    The patience that carries a run over a store's bad minutes makes a mistyped endpoint look like a hang.
+
+    Raises:
+        StoreError: nothing answers at the endpoint. Whatever it answers is left to whoever reads there in earnest.
+    """
+    options = {"config_kwargs": {"connect_timeout": 10, "retries": {"total_max_attempts": 2, "mode": "standard"}}}
+    filesystem = fsspec.filesystem("s3", skip_instance_cache=True, **options)
+    with store_errors(uri):
+        try:
+            filesystem.call_s3("list_objects_v2", Bucket=uri.removeprefix("s3://").split("/")[0], MaxKeys=1)
+        except (EndpointConnectionError, ConnectTimeoutError):
+            raise
+        except Exception:
+            return
 
 
 def join(base: str, *parts: str) -> str:

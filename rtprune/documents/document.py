@@ -1,0 +1,106 @@
+"""Bytes of an object made into a ``Document``: which kind it is, its fingerprint, how many pages it has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from botocore.exceptions import ClientError, NoCredentialsError
+
+from rtprune.documents.pdf import is_pdf, open_pdf
+from rtprune.documents.picture import count_frames, picture_format
+from rtprune.errors import DocumentError, StoreError, UsageError
+from rtprune.store import get, is_remote, open_filesystem
+
+#: What the object store answers when the credentials as a whole are wrong, rather than one object being out of reach.
+CREDENTIAL_CODES = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One object that can be read page by page. Made by ``open_document``.
+
+    Attributes:
+        uri: where the object lies.
+        doc_id: SHA-256 of its bytes, hexadecimal: the document's identity wherever it lies.
+        kind: a PDF file, or a picture (a multi-page TIFF is a picture of several pages).
+        page_count: at least 1; pages that the document claims but lacks are counted, and fail when rendered.
+        data: the object's bytes.
+        password: what opens ``data``, if it was needed.
+    """
+
+    uri: str
+    doc_id: str
+    kind: Literal["pdf", "image"]
+    page_count: int
+    data: bytes = field(repr=False)
+    password: str | None = field(default=None, repr=False)
+
+
+def read_object(uri: str) -> bytes:
+    """All bytes of the object at ``uri``, a local path or ``s3://`` URI.
+
+    Raises:
+        DocumentError: "unreadable": there is no such object, it is no regular file, or access to it is refused.
+        StoreError: the store cannot be reached or rejects the credentials altogether; trying again may help.
+    """
+    try:
+        if not is_remote(uri) and not stat.S_ISREG(os.stat(open_filesystem(uri)[1]).st_mode):
+            # Reading a pipe or a device might never end.
+            raise DocumentError("unreadable", f"{uri} is not a regular file")
+        return get(uri)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DocumentError("unreadable", f"{uri} does not exist") from error
+    except UsageError as error:
+        if any(_rejects_credentials(cause) for cause in _causes(error)):
+            raise StoreError(error.message, error.hint) from error
+        raise DocumentError("unreadable", error.message, error.hint) from error
+    except (OSError, ValueError) as error:  # names no file system can hold: too long, a NUL in it, circular links
+        raise DocumentError("unreadable", f"{uri} cannot be opened: {error}") from error
+
+
+def open_document(uri: str, data: bytes, password: str | None = None) -> Document:
+    """The document in ``data``, its kind told by content and never by the name.
+
+    Only headers and the page tree are looked at, no page is decoded. PyMuPDF is not thread safe: call this from one
+    thread of a process at a time, as ``render_pages``.
+
+    Args:
+        uri: where ``data`` came from, for messages.
+        data: the whole object.
+        password: tried if the document is encrypted.
+
+    Raises:
+        DocumentError: of kind "not-a-document", "encrypted", "no-pages" or "damaged".
+    """
+    doc_id = hashlib.sha256(data).hexdigest()
+    if picture_format(data):
+        return Document(uri, doc_id, "image", count_frames(data, uri), data)
+    if not is_pdf(data):
+        found = f"it begins with {data[:8]!r}" if data else "it is empty"
+        raise DocumentError(
+            "not-a-document",
+            f"{uri} is neither PDF nor PNG, JPEG, WebP, BMP or TIFF: {found}",
+            "leave it out or convert it",
+        )
+    with open_pdf(data, password, uri) as pdf:
+        return Document(uri, doc_id, "pdf", pdf.page_count, data, password)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _rejects_credentials(cause: BaseException) -> bool:
+    if isinstance(cause, ClientError):
+        return cause.response.get("Error", {}).get("Code") in CREDENTIAL_CODES
+    return isinstance(cause, NoCredentialsError)

@@ -1,0 +1,120 @@
+"""Pages of a document made into pictures, one by one; a page that cannot be is a ``PageFault`` in its place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from rtprune.documents.document import Document
+from rtprune.documents.pdf import open_pdf
+from rtprune.documents.picture import open_picture, read_frame
+from rtprune.errors import DocumentError
+
+DEFAULT_DPI = 144  # as the published runner renders
+DEFAULT_MAX_PIXELS = 50_000_000
+
+Render = Callable[[int], tuple[Image.Image, float]]
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """A page as a picture.
+
+    Attributes:
+        page: 1-based.
+        picture: mode RGB, upright.
+        render_ms: time it took to decode or render.
+        scale: linear scale of the picture against what was asked for (the dpi, or the picture's own pixels);
+            below 1 where the page would have had more pixels than allowed.
+    """
+
+    page: int
+    picture: Image.Image = field(repr=False, compare=False)
+    render_ms: float
+    scale: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.picture.width
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.picture.height
+
+
+@dataclass(frozen=True)
+class PageFault:
+    """A page that could not be made into a picture.
+
+    Attributes:
+        page: 1-based.
+        kind: short stable name: "damaged", "too-large", "no-such-page", or why the document does not open.
+        message: what was found.
+        render_ms: time spent on it.
+    """
+
+    page: int
+    kind: str
+    message: str
+    render_ms: float
+
+
+def render_pages(
+    document: Document, pages: Sequence[int], dpi: int = DEFAULT_DPI, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Iterator[PageImage | PageFault]:
+    """The ``pages`` (1-based) of ``document`` as pictures, in the order asked for, each made when it is taken.
+
+    No page's damage reaches another, and nothing is raised for it. PyMuPDF is not thread safe: run this in one thread
+    of a process at a time, and take no page of one document while another is being opened in another thread.
+
+    Args:
+        dpi: resolution for PDF pages; pictures keep their own pixels.
+        max_pixels: a page that would have more is made at a smaller scale, see ``PageImage.scale``.
+    """
+    opened = _pdf_renderer if document.kind == "pdf" else _picture_renderer
+    try:
+        with opened(document, dpi, max_pixels) as render:
+            for page in pages:
+                if 1 <= page <= document.page_count:
+                    yield _attempt(render, page)
+                else:
+                    yield PageFault(page, "no-such-page", f"{document.uri} has {document.page_count} pages", 0.0)
+    except DocumentError as error:  # it opened before, so its bytes or its password are not those it was made with
+        yield from (PageFault(page, error.kind, str(error), 0.0) for page in pages)
+
+
+def _attempt(render: Render, page: int) -> PageImage | PageFault:
+    start = time.perf_counter()
+    try:
+        picture, scale = render(page)
+    except Exception as error:  # MuPDF raises a family of its own; whatever it is, it is this page's alone
+        kind = error.kind if isinstance(error, DocumentError) else _kind(error)
+        message = str(error) if isinstance(error, DocumentError) else f"page {page} cannot be rendered: {error}"
+        return PageFault(page, kind, message, _milliseconds_since(start))
+    return PageImage(page, picture, _milliseconds_since(start), scale)
+
+
+def _kind(error: Exception) -> str:
+    return "too-large" if isinstance(error, MemoryError) else "damaged"
+
+
+def _milliseconds_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000.0
+
+
+@contextmanager
+def _pdf_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
+    with open_pdf(document.data, document.password, document.uri) as pdf:
+        yield lambda page: pdf.render(page, dpi, max_pixels)
+
+
+@contextmanager
+def _picture_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
+    # Opened anew for each page: what a damaged frame leaves behind in Pillow's object must not reach the next.
+    yield lambda page: read_frame(open_picture(document.data), page - 1, max_pixels)

@@ -1,0 +1,172 @@
+"""PDF files by PyMuPDF: opened with whatever repair they need, pages found by walking the page tree, rendered.
+
+MuPDF trusts a document's page counts and quietly shows a blank page for an object that is none. Text would be lost
+without a word, so the page tree is walked here: its leaves are the pages, and what is claimed but missing is an error.
+
+MuPDF keeps global state: use this module from one thread of a process at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pymupdf
+from PIL import Image
+
+from rtprune.errors import DocumentError
+
+POINTS_PER_INCH = 72.0
+
+pymupdf.TOOLS.mupdf_display_errors(False)
+pymupdf.TOOLS.mupdf_display_warnings(False)
+
+
+@dataclass(frozen=True)
+class OpenPdf:
+    """An open PDF document. Made by ``open_pdf``, valid within its ``with`` block.
+
+    Attributes:
+        handle: PyMuPDF's document, its page tree flattened to the pages that exist.
+        pages: for each page the index under which ``handle`` knows it, None where the document lacks it.
+    """
+
+    handle: pymupdf.Document
+    pages: tuple[int | None, ...]
+
+    @property
+    def page_count(self) -> int:
+        """Pages that exist or are claimed to."""
+        return len(self.pages)
+
+    def render(self, page: int, dpi: int, max_pixels: int) -> tuple[Image.Image, float]:
+        """Picture of a page, RGB on white with its annotations, as the published runner makes it, and its scale.
+
+        Args:
+            page: 1-based.
+            dpi: pixels per inch of the page.
+            max_pixels: a page that would have more is rendered smaller; then the scale is below 1.
+
+        Raises:
+            DocumentError: "damaged": the page is missing, or nothing of it could be drawn.
+        """
+        index = self.pages[page - 1]
+        if index is None:
+            raise DocumentError("damaged", f"page {page} is missing from the document's page tree")
+        pymupdf.TOOLS.reset_mupdf_warnings()
+        sheet = self.handle[index]
+        zoom = dpi / POINTS_PER_INCH
+        fitted = min(zoom, _zoom_to_fit(sheet.rect.width, sheet.rect.height, max_pixels))
+        pixels = sheet.get_pixmap(matrix=pymupdf.Matrix(fitted, fitted), alpha=False)
+        complaints = pymupdf.TOOLS.mupdf_warnings()
+        if "error" in complaints and pixels.is_unicolor:
+            raise DocumentError("damaged", f"nothing of page {page} could be drawn: {_one_line(complaints)}")
+        return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv), fitted / zoom
+
+
+def is_pdf(data: bytes) -> bool:
+    """Whether ``data`` has a PDF header, which may follow some foreign bytes."""
+    return b"%PDF-" in data[:1024]
+
+
+@contextmanager
+def open_pdf(data: bytes, password: str | None, uri: str) -> Iterator[OpenPdf]:
+    """The PDF document in ``data``.
+
+    Raises:
+        DocumentError: "encrypted" when neither no password nor ``password`` opens it, "no-pages",
+            "damaged" beyond repair, "not-a-document" when nothing follows the header.
+    """
+    pymupdf.TOOLS.reset_mupdf_warnings()
+    try:
+        handle = pymupdf.open(stream=data, filetype="pdf")
+    except Exception as error:
+        raise _no_opening(data, uri) from error
+    with handle:
+        if handle.needs_pass and not handle.authenticate(password or ""):
+            raise DocumentError(
+                "encrypted",
+                f"{uri} is encrypted and {'the password given' if password else 'no password'} does not open it",
+                "give its password with --password",
+            )
+        try:
+            pages = _flatten(handle)
+        except Exception as error:  # MuPDF raises a family of its own beside RuntimeError and ValueError
+            raise DocumentError("damaged", f"{uri} has a page tree that cannot be read: {_one_line(error)}") from error
+        if not pages:
+            raise DocumentError("no-pages", f"{uri} is a PDF without pages")
+        if all(index is None for index in pages):
+            raise DocumentError("damaged", f"{uri} claims {len(pages)} pages and has none of them")
+        yield OpenPdf(handle, pages)
+
+
+def _no_opening(data: bytes, uri: str) -> DocumentError:
+    if not re.search(rb"\d\s+\d+\s+obj\b", data):
+        return DocumentError("not-a-document", f"{uri} has a PDF header and nothing of a PDF after it")
+    if re.search(rb"/Encrypt\b", data):
+        return DocumentError("encrypted", f"{uri} is encrypted in a way that cannot be opened, or damaged")
+    return DocumentError("damaged", f"{uri} is damaged beyond repair: {_one_line(pymupdf.TOOLS.mupdf_warnings())}")
+
+
+def _flatten(handle: pymupdf.Document) -> tuple[int | None, ...]:
+    """Hang all pages directly under the page tree's root, in order, and tell where each came to lie.
+
+    Pages inherit through their own /Parent entries, which stay.
+    """
+    kind, value = handle.xref_get_key(-1, "Root/Pages")
+    if kind != "xref":
+        return ()
+    root = int(value.split()[0])
+    leaves = list(_leaves(handle, root))
+    kind, value = handle.xref_get_key(root, "Count")
+    # Every page is an object: a count beyond the number of objects is no claim worth a row per page.
+    claimed = int(value) if kind == "int" and int(value) < handle.xref_length() else 0
+    leaves += [None] * (claimed - len(leaves))
+    present = [leaf for leaf in leaves if leaf is not None]
+    handle.xref_set_key(root, "Kids", "[" + " ".join(f"{leaf} 0 R" for leaf in present) + "]")
+    handle.xref_set_key(root, "Count", str(len(present)))
+    index = iter(range(len(present)))
+    return tuple(None if leaf is None else next(index) for leaf in leaves)
+
+
+def _leaves(handle: pymupdf.Document, root: int) -> Iterator[int | None]:
+    """Object numbers of the pages in their order; None for each child that is no page."""
+    met = {root}
+    children = _kids(handle, root)[::-1]
+    while children:
+        child = children.pop()
+        keys = handle.xref_get_keys(child) if 0 < child < handle.xref_length() else ()
+        if "Kids" not in keys:
+            # The type is sometimes misspelt; a page with contents is one all the same.
+            is_page = "Contents" in keys or ("Type" in keys and handle.xref_get_key(child, "Type")[1] == "/Page")
+            yield child if is_page else None
+        elif child in met:
+            yield None  # a circle
+        else:
+            met.add(child)
+            children.extend(reversed(_kids(handle, child)))
+
+
+def _kids(handle: pymupdf.Document, node: int) -> list[int]:
+    """Object numbers of a page tree node's children, 0 for what is no reference."""
+    kind, value = handle.xref_get_key(node, "Kids")
+    if kind == "xref":
+        value = handle.xref_object(int(value.split()[0]))
+    elif kind != "array":
+        return []
+    return [int(number or 0) for number, _ in re.findall(r"(\d+) \d+ R|([^\s\[\]]+)", value)]
+
+
+def _zoom_to_fit(width: float, height: float, max_pixels: int) -> float:
+    """Largest zoom, to within a pixel, at which a page of ``width`` x ``height`` points has ``max_pixels``."""
+    zoom = math.sqrt(max_pixels / (width * height))
+    rounded_up = (width * zoom + 1) * (height * zoom + 1)
+    return zoom * max_pixels / rounded_up
+
+
+def _one_line(words: object) -> str:
+    """The first few of MuPDF's words, which may be many lines."""
+    return " ".join(str(words).split())[:200]
