@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -87,8 +88,9 @@ def configuration(config: Mapping[str, Any]) -> UnlimitedOcrConfig:
             image_token_id=config.get("image_token_id", _IMAGE_TOKEN_ID),
             tie_word_embeddings=False,
         )
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"config.json does not describe a DeepSeek-OCR model: {error}") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        cause = " ".join(str(error).split())
+        raise ModelError(f"config.json does not describe a DeepSeek-OCR model: {cause}") from error
 
 
 def published_state_dict(model: UnlimitedOcrForConditionalGeneration) -> dict[str, Tensor]:
