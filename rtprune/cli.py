@@ -90,12 +90,9 @@ def _settings(given: dict[str, Any]) -> RunSettings:
         return RunSettings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        shown = "" if name == "password" else f", not {first['input']!r}"
-        raise UsageError(
-            f"--{name.replace('_', '-')}: {first['msg'].replace('Input s', 's')}{shown}",
-            RunSettings.model_fields[name].description if name in RunSettings.model_fields else None,
-        ) from error
+        name = str(first["loc"][0])
+        hint = RunSettings.model_fields[name].description if name in RunSettings.model_fields else None
+        raise UsageError(f"--{name.replace('_', '-')} cannot be {first['input']!r}", hint) from error
 
 
 def _page(*, file: str, page: int, **given: Any) -> int:

@@ -6,7 +6,6 @@ step does what they lack.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -268,6 +267,6 @@ def _row(run: Run, status: RunStatus, error_message: str | None = None) -> RunRo
         ended_at=None if status == "running" else datetime.now(UTC),
         status=status,
         source=run.source,
-        settings=json.dumps(run.settings.model_dump(mode="json", exclude={"password"}), sort_keys=True),
+        settings=run.settings.model_dump(mode="json", exclude={"password"}),
         error_message=error_message,
     )

@@ -32,7 +32,8 @@ class ProgressDisplay:
         self._drawn = ""
         self._stage = ""
         self._latest: Progress | None = None
-        self._stage_since = 0.0
+        self._first: tuple[float, int] | None = None  # when progress was first seen in this stage, and how much
+        self._printed: Progress | None = None
         self._printed_at = 0.0
 
     def __enter__(self) -> ProgressDisplay:
@@ -47,18 +48,20 @@ class ProgressDisplay:
         logging.getLogger().removeHandler(self._handler)
         if self._bar:
             self._draw("")
-        elif self._latest and self._latest.done != self._latest.total:
+        elif self._latest and self._latest != self._printed:
             self._print(self._latest)
 
     def show(self, progress: Progress) -> None:
         """The latest state of the run."""
         now = time.monotonic()
         if progress.stage != self._stage:
-            self._stage, self._stage_since, self._printed_at = progress.stage, now, now
+            self._stage, self._first, self._printed_at = progress.stage, None, now
+        if self._first is None and progress.done:
+            self._first = now, progress.done
         self._latest = progress
         if self._bar:
             self._draw(self._line(progress))
-        elif progress.done == progress.total or now - self._printed_at >= PLAIN_EVERY_S:
+        elif progress != self._printed and (progress.done == progress.total or now - self._printed_at >= PLAIN_EVERY_S):
             self._print(progress)
 
     def say(self, message: str) -> None:
@@ -73,20 +76,28 @@ class ProgressDisplay:
 
     def _facts(self, progress: Progress) -> list[str]:
         """What is worth telling beside the count; nothing where there is nothing to tell yet."""
-        elapsed = time.monotonic() - self._stage_since
-        facts = []
         if progress.stage == "read" and not progress.done:
             return ["loading the model"]
-        if progress.done and elapsed > 1:
-            rate = progress.done / elapsed
-            facts.append(f"{rate:.1f} {NOUNS[progress.stage][1]}s/s" if rate >= 0.1 else f"{rate * 60:.1f} a minute")
+        facts = []
+        rate = self._rate(progress)
+        if rate:
+            noun = NOUNS[progress.stage][1]
+            facts.append(f"{rate:.1f} {noun}s/s" if rate >= 0.1 else f"{rate * 60:.1f} {noun}s a minute")
         if progress.tokens_before:
             facts.append(f"{share_saved(progress.tokens_before, progress.tokens_after)} tokens saved")
         if progress.failed:
             facts.append(f"{progress.failed:,} failed")
-        if self._bar and 0 < progress.done < progress.total and elapsed > 5:
-            facts.append(f"{duration(elapsed * (progress.total - progress.done) / progress.done)} left")
+        if self._bar and rate and progress.done < progress.total:
+            facts.append(f"{duration((progress.total - progress.done) / rate)} left")
         return facts
+
+    def _rate(self, progress: Progress) -> float:
+        """Per second since progress was first seen, start-up left out; 0 before that can be told."""
+        if self._first is None:
+            return 0.0
+        since, done = self._first
+        elapsed = time.monotonic() - since
+        return (progress.done - done) / elapsed if elapsed > 1 else 0.0
 
     def _line(self, progress: Progress) -> str:
         verb, noun = NOUNS[progress.stage]
@@ -112,7 +123,7 @@ class ProgressDisplay:
         counted = f"{verb}: {progress.done:,} of {count(progress.total, noun)}"
         self._stream.write(", ".join([counted, *self._facts(progress)]) + "\n")
         self._stream.flush()
-        self._printed_at = time.monotonic()
+        self._printed, self._printed_at = progress, time.monotonic()
 
 
 class _AboveTheBar(logging.Handler):

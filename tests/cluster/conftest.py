@@ -1,4 +1,4 @@
-"""One small local Ray for the whole test session, kept away from the developer's own clusters."""
+"""One small local Ray for the whole test session."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A running Ray with 2 logical CPUs; what is started through the package joins it."""
+def local_ray(store_endpoint: str) -> Iterator[None]:
+    """A running Ray with 2 logical CPUs whose workers know the store; runs in this process use it."""
     import ray
 
     from rtprune.cluster.session import start_local
 
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the machine
     start_local(cpus=2)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread_per_worker() -> None:
-    """Tests share the machine."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,44 @@
+"""How many workers a cluster gets, from what its nodes have."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtprune.cluster.placement import Placement, place_inspectors, place_readers
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([{"CPU": 16.0, "GPU": 2.0}], None, Placement(2, 1.0, 1.0)),
+        ([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}], None, Placement(4, 1.0, 1.0)),
+        ([{"CPU": 8.0, "GPU": 4.0}], 2, Placement(2, 1.0, 1.0)),
+        ([{"CPU": 8.0, "GPU": 1.0}], 2, Placement(2, 1.0, 0.5)),
+        ([{"CPU": 8.0}], None, Placement(4, 2.0)),
+        ([{"CPU": 2.0}], None, Placement(1, 2.0)),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], None, Placement(2, 1.0)),
+        ([{"CPU": 0.0}, {"CPU": 4.0}], None, Placement(2, 2.0)),
+        ([{"CPU": 2.0}], 2, Placement(2, 1.0)),
+        ([{"CPU": 2.0}], 4, Placement(4, 0.5)),
+        ([{"CPU": 16.0}], 2, Placement(2, 2.0)),
+    ],
+)
+def test_one_worker_per_gpu_or_per_two_cores(
+    nodes: list[dict[str, float]], workers: int | None, expected: Placement
+) -> None:
+    assert place_readers(nodes, workers) == expected
+
+
+def test_every_reader_fits_on_some_node() -> None:
+    nodes = [{"CPU": 3.0}, {"CPU": 5.0}]
+    placement = place_readers(nodes)
+    assert placement.workers == sum(node["CPU"] // placement.cpus for node in nodes)
+
+
+def test_a_worker_without_a_whole_core_still_computes_with_a_thread() -> None:
+    assert Placement(4, 0.5).threads == 1
+
+
+def test_no_more_inspectors_than_batches() -> None:
+    assert place_inspectors([{"CPU": 64.0}], 3) == Placement(3, 1.0)
+    assert place_inspectors([{"CPU": 2.0}], 100) == Placement(2, 1.0)

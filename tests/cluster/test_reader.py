@@ -1,0 +1,88 @@
+"""What a worker commits for a unit, in this process: a row for every page, whatever happens to its document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtprune.cluster import reader
+from rtprune.cluster.inspector import Inspector
+from rtprune.cluster.reader import Reader, Tally
+from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages
+from rtprune.documents import list_objects
+from rtprune.errors import ModelError, StoreError
+from tests.corpus import quick_settings, write_corpus
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output.open(str(tmp_path / "out"), {"mode": "tiny"})
+
+
+@pytest.fixture
+def unit(tmp_path: Path, output: Output) -> WorkUnit:
+    """Two documents of two pages each, planned as one unit."""
+    source = write_corpus(tmp_path / "source", documents=2, pages=2)
+    rows = Inspector(None, 2).work(tuple(list_objects(str(source))), 1)
+    (planned,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
+    return planned
+
+
+@pytest.fixture
+def worker(output: Output, random_checkpoint: Path) -> Reader:
+    made = Reader(output, "r1", quick_settings(random_checkpoint, batch_pages=3), "random", threads=1)
+    made.ready()
+    return made
+
+
+def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit: WorkUnit, output: Output) -> None:
+    tally = worker.work(unit, 1)
+    rows = read_pages(output).to_pylist()
+    assert [(row["doc_id"], row["page"]) for row in rows] == list(unit.pages())
+    assert tally.pages == 4
+    assert tally == worker.pulse()
+    assert tally.tokens_before == sum(row["visual_tokens_before"] for row in rows) == 4 * 73
+    assert tally.tokens_after == sum(row["visual_tokens_after"] for row in rows)
+    for row in rows:
+        assert row["model"] == "random"
+        assert row["mode"] == "tiny"
+        assert row["attempts"] == 1
+        assert row["keep_ratio"] == pytest.approx(row["visual_tokens_after"] / 73)
+        assert min(row["render_ms"], row["encode_ms"], row["prefill_ms"]) > 0
+
+
+def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_name(
+    worker: Reader, unit: WorkUnit, output: Output
+) -> None:
+    write_corpus(Path(unit.slices[0].uri).parent, documents=1, pages=3)
+    worker.work(unit, 1)
+    rows = read_pages(output).to_pylist()
+    assert [row["error_type"] for row in rows] == ["changed", "changed", None, None]
+
+
+def test_a_document_out_of_reach_is_tried_again_before_its_pages_fail(
+    worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(uri: str) -> bytes:
+        if uri == unit.slices[0].uri:
+            raise StoreError(f"the store did not answer for {uri}")
+        return Path(uri).read_bytes()
+
+    monkeypatch.setattr(reader, "read_object", away)
+    with pytest.raises(StoreError):
+        worker.work(unit, 1)
+    assert read_pages(output).num_rows == 0
+    assert worker.work(unit, 2).failed == 2
+    rows = read_pages(output).to_pylist()
+    assert [(row["error_type"], row["attempts"]) for row in rows] == [("unreachable", 2)] * 2 + [(None, 2)] * 2
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(output: Output, tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path / "nothing")
+    with pytest.raises(ModelError):
+        Reader(output, "r1", settings, "nothing", threads=1).ready()
+
+
+def test_tallies_add_up() -> None:
+    assert sum([Tally(1, 0, 10, 8), Tally(2, 1, 20, 15)], Tally()) == Tally(3, 1, 30, 23)

@@ -1,0 +1,208 @@
+"""A corpus from source to dataset on a real local Ray: complete, exactly once, and never done twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from rtprune.cluster import steps
+from rtprune.cluster.job import Progress, RunSummary
+from rtprune.cluster.reader import Reader
+from rtprune.cluster.run import run_corpus
+from rtprune.dataset import Output, read_documents, read_pages
+from rtprune.errors import ModelError, RTPruneError, UsageError
+from tests.cluster.toys import DyingReader, HangingReader, InstantReader, RaisingReader
+from tests.corpus import assert_complete, quick_settings, write_corpus, write_pdf
+from tests.processes import descendants
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def state(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_bad_files_have_a_row_good_pages_are_read_and_a_second_run_does_nothing(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_corpus(tmp_path / "source", documents=4, pages=3)
+    shutil.copy(source / "document-00.pdf", source / "copy.pdf")
+    (source / "broken.pdf").write_bytes(b"%PDF-1.7 and nothing else")
+    heard: list[Progress] = []
+    settings = quick_settings(random_checkpoint)
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings, on_progress=heard.append)
+
+    assert (summary.status, summary.documents, summary.documents_failed) == ("finished", 6, 1)
+    assert summary.tally.pages == 12
+    assert_complete(summary.output)
+    rows = {Path(row["uri"]).name: row for row in read_documents(Output.existing(summary.output)).to_pylist()}
+    assert rows["broken.pdf"]["status"] == "failed"
+    assert rows["broken.pdf"]["error_type"]
+    assert sorted(rows[name]["status"] for name in ("copy.pdf", "document-00.pdf")) == ["duplicate", "ok"]
+    assert heard[-1] == Progress("read", 12, 12, 0, summary.tally.tokens_before, summary.tally.tokens_after)
+
+    before = state(tmp_path / "out")
+    monkeypatch.setattr(steps, "ray_session", None)  # a second run must not even ask for Ray
+    again = run_corpus(str(source), str(tmp_path / "out"), settings)
+    assert again.status == "nothing to do"
+    assert state(tmp_path / "out") == before
+
+
+def test_new_and_changed_objects_are_added_to_what_is_there(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "Reader", InstantReader)
+    source = write_corpus(tmp_path / "source", documents=2, pages=1)
+    settings = quick_settings(random_checkpoint)
+    run_corpus(str(source), str(tmp_path / "out"), settings)
+    write_pdf(source / "new.pdf", 2, "new")
+    write_pdf(source / "document-00.pdf", 2, "changed")
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings)
+    assert (summary.documents, summary.tally.pages) == (2, 4)
+    assert_complete(summary.output)
+    assert read_pages(Output.existing(summary.output)).num_rows == 6
+
+
+def test_source_and_dataset_in_an_object_store(bucket: str, tmp_path: Path, random_checkpoint: Path) -> None:
+    from rtprune.store import join, put
+
+    for path in sorted(write_corpus(tmp_path / "source", documents=3, pages=2).iterdir()):
+        put(join(bucket, "in", path.name), path.read_bytes())
+    summary = run_corpus(join(bucket, "in"), join(bucket, "out"), quick_settings(random_checkpoint))
+    assert summary.tally.pages == 6
+    assert_complete(join(bucket, "out"))
+    assert run_corpus(join(bucket, "in"), join(bucket, "out"), quick_settings(random_checkpoint)).status == (
+        "nothing to do"
+    )
+
+
+def test_killed_worker_is_replaced_and_every_page_is_there_once(tmp_path: Path, random_checkpoint: Path) -> None:
+    source = write_corpus(tmp_path / "source", documents=8, pages=4)
+    killed: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.stage == "read" and 0 < progress.done < progress.total and not killed:
+            workers = [pid for pid, command in descendants(os.getpid()).items() if command.startswith("ray::Reader")]
+            killed.append(workers[0])
+            os.kill(workers[0], signal.SIGKILL)
+
+    settings = quick_settings(random_checkpoint, unit_pages=4, workers=2)
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings, on_progress=kill_one)
+    assert killed
+    assert (summary.status, summary.tally.pages, summary.tally.failed) == ("finished", 32, 0)
+    assert_complete(summary.output)
+    assert max(read_pages(Output.existing(summary.output)).column("attempts").to_pylist()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("reader", "reason", "attempts"),
+    [(DyingReader, "worker-died", 2), (HangingReader, "timeout", 2), (RaisingReader, "RuntimeError", 1)],
+)
+def test_unit_that_cannot_be_read_is_recorded_page_by_page_as_failed(
+    reader: type[Reader],
+    reason: str,
+    attempts: int,
+    tmp_path: Path,
+    random_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "Reader", reader)
+    source = write_corpus(tmp_path / "source", documents=1, pages=3)
+    settings = quick_settings(random_checkpoint, unit_pages=3, unit_timeout_s=1.0)
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings)
+    assert summary.status == "finished"
+    assert assert_complete(summary.output) == {"failed": 3}
+    for row in read_pages(Output.existing(summary.output)).to_pylist():
+        assert (row["error_type"], row["attempts"]) == (reason, attempts)
+        assert row["error_message"]
+
+
+def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "Reader", RaisingReader)
+    source = write_corpus(tmp_path / "source", documents=8, pages=1)
+    with pytest.raises(RTPruneError, match="3 units in a row"):
+        run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
+    (run,) = pq.read_table(tmp_path / "out" / "runs").to_pylist()
+    assert run["status"] == "failed"
+    assert "a bug" in run["error_message"]
+
+
+def test_stopped_run_keeps_what_is_committed_and_the_next_one_does_the_rest(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "Reader", InstantReader)
+    source = write_corpus(tmp_path / "source", documents=6, pages=2)
+    settings = quick_settings(random_checkpoint, workers=1)
+    done = 0
+
+    def watch(progress: Progress) -> None:
+        nonlocal done
+        done = progress.done if progress.stage == "read" else 0
+
+    stopped = run_corpus(str(source), str(tmp_path / "out"), settings, on_progress=watch, should_stop=lambda: done > 0)
+    assert stopped.status == "stopped"
+    assert 0 < stopped.units < 6
+    assert stopped.units + stopped.units_left == 6
+    rest = run_corpus(str(source), str(tmp_path / "out"), settings)
+    assert stopped.tally.pages + rest.tally.pages == 12
+    assert_complete(rest.output)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [({"model": "/no/such/folder"}, ModelError), ({"mode": "enormous"}, UsageError), ({"task": "poem"}, UsageError)],
+)
+def test_wrong_model_mode_or_task_is_told_before_anything_is_written_or_started(
+    changed: dict[str, str],
+    error: type[Exception],
+    tmp_path: Path,
+    random_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "ray_session", None)
+    source = write_corpus(tmp_path / "source", documents=1, pages=1)
+    with pytest.raises(error):
+        run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, **changed))
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_that_cannot_be_loaded_ends_the_run_with_one_error(tmp_path: Path, random_checkpoint: Path) -> None:
+    broken = shutil.copytree(random_checkpoint, tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{}")
+    source = write_corpus(tmp_path / "source", documents=4, pages=1)
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+        run_corpus(str(source), str(tmp_path / "out"), quick_settings(broken))
+
+
+def test_another_mode_is_another_configuration(tmp_path: Path, random_checkpoint: Path) -> None:
+    source = write_corpus(tmp_path / "source", documents=1, pages=1)
+    steps.discover(steps.prepare(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint)))
+    with pytest.raises(UsageError, match="mode is 'tiny' there and 'small' here"):
+        run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, mode="small"))
+
+
+def run_shared(folder: Path, output: Path, checkpoint: Path) -> RunSummary:
+    settings = quick_settings(checkpoint, unit_pages=32, batch_pages=4, max_pixels=4_000_000, dpi=72)
+    summary = run_corpus(str(folder), str(output), settings)
+    documents = read_documents(Output.existing(str(output))).to_pylist()
+    assert sorted(Path(row["uri"]).name for row in documents) == sorted(path.name for path in folder.iterdir())
+    assert all(row["error_type"] and row["error_message"] for row in documents if row["status"] == "failed")
+    assert_complete(str(output))
+    return summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["broken", "images"])
+def test_every_troublesome_file_gives_rows(
+    folder: str, shared_data: Path, tmp_path: Path, random_checkpoint: Path
+) -> None:
+    summary = run_shared(shared_data / folder, tmp_path / "out", random_checkpoint)
+    assert summary.status == "finished"
+    assert summary.tally.pages > 0

@@ -1,0 +1,170 @@
+"""What the command line prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rtprune.cli import main
+from rtprune.dataset import Output, committed_units
+from rtprune.errors import UsageError
+from tests.corpus import assert_complete, quick_flags, write_corpus, write_pdf
+from tests.processes import descendants, wait_until
+
+
+def committed(output: Path) -> int:
+    """Units committed so far; 0 before there is a dataset."""
+    try:
+        return len(committed_units(Output.existing(str(output))))
+    except UsageError:
+        return 0
+
+
+def one_line(captured: str) -> str:
+    assert captured.startswith("rtprune: error: ")
+    assert captured.count("\n") == 1
+    return captured
+
+
+def test_page_prints_the_text_and_its_token_facts(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_pdf(tmp_path / "a.pdf", 2)
+    flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
+    assert main(["page", str(file), "--page", "2", "--prune", "0.25", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"page +2 of 2, read by .* in mode tiny", printed)
+    assert re.search(r"visual tokens +73 -> \d+ \(\d+\.\d % saved\)", printed)
+    assert "25.0 % of the free tokens" in printed
+
+
+def test_page_without_pruning_keeps_every_token(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_pdf(tmp_path / "a.pdf", 1)
+    flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
+    assert main(["page", str(file), "--prune", "off", *flags]) == 0
+    assert "73 -> 73 (0.0 % saved)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["page", "{tmp}/a.pdf", "--page", "3"], "has no page 3 (it has pages 1 to 2)"),
+        (["page", "{tmp}/missing.pdf"], "missing.pdf"),
+        (["page", "{tmp}/not.pdf"], "not.pdf"),
+        (["page", "{tmp}/a.pdf", "--model", "/no/such/folder"], "--model mini"),
+        (["page", "{tmp}/a.pdf", "--prune", "7"], "--prune cannot be '7'"),
+        (["run", "{tmp}", "{tmp}/out", "--workers", "0"], "--workers cannot be '0'"),
+        (["run", "{tmp}/missing", "{tmp}/out"], "missing"),
+        (["run", "{tmp}", "{tmp}/a.pdf"], "a.pdf"),
+        (["run", "{tmp}", "{tmp}/out", "--mode", "enormous"], "tiny, small, base, large, gundam"),
+        (["stats", "{tmp}"], "there is no dataset"),
+    ],
+)
+def test_wrong_use_is_one_line_with_a_hint_and_exit_code_2(
+    arguments: list[str], told: str, tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pdf(tmp_path / "a.pdf", 2)
+    (tmp_path / "not.pdf").write_bytes(b"not at all")
+    given = [part.format(tmp=tmp_path) for part in arguments]
+    if "--model" not in given and given[0] != "stats":
+        given += ["--model", str(random_checkpoint)]
+    assert main(given) == 2
+    assert told in one_line(capsys.readouterr().err)
+
+
+def test_password_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", str(tmp_path), str(tmp_path / "out"), "--password", "hunter2", "--workers", "none"])
+    captured = capsys.readouterr()
+    assert "hunter2" not in captured.out + captured.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from rtprune.cli import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'ray', 'transformers', 'prefect', 'pyarrow') if name in sys.modules])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+    assert "--max-output-tokens" in ended.stdout
+
+
+def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rtprune", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **(pipes | options))  # type: ignore[call-overload, no-any-return]
+
+
+def long_run(tmp_path: Path, checkpoint: Path) -> list[str]:
+    """Arguments of a run of 60 units, one page each."""
+    source = write_corpus(tmp_path / "source", documents=6, pages=10)
+    flags = quick_flags(checkpoint, unit_pages=1, batch_pages=1, workers=1)
+    return ["run", str(source), str(tmp_path / "out"), *flags]
+
+
+@pytest.mark.slow
+def test_run_that_is_killed_goes_on_where_it_was(tmp_path: Path, random_checkpoint: Path) -> None:
+    arguments = long_run(tmp_path, random_checkpoint)
+    process = start(arguments)
+    wait_until(lambda: committed(tmp_path / "out") >= 3, "the first units")
+    family = descendants(process.pid)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in family), "Ray's processes to end")
+    before = committed(tmp_path / "out")
+    assert 3 <= before < 60
+
+    again = subprocess.run([sys.executable, "-m", "rtprune", *arguments], capture_output=True, text=True, check=True)
+    assert f"{60 - before} recorded" in again.stdout
+    assert sum(assert_complete(str(tmp_path / "out")).values()) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_that_is_stopped_says_how_to_go_on(number: signal.Signals, tmp_path: Path, random_checkpoint: Path) -> None:
+    process = start(long_run(tmp_path, random_checkpoint), start_new_session=True)
+    wait_until(lambda: committed(tmp_path / "out") >= 3, "the first units")
+    os.killpg(process.pid, number)  # as a terminal does: Ray's processes get it too
+    printed, warned = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "units at work are finished first" in warned
+    assert "the same command goes on from here" in printed
+    assert "Traceback" not in printed + warned
+    assert 3 <= committed(tmp_path / "out") < 60
+    assert not descendants(process.pid)
+
+
+@pytest.mark.slow
+def test_run_on_a_terminal_shows_a_bar_and_leaves_a_summary(tmp_path: Path, random_checkpoint: Path) -> None:
+    source = write_corpus(tmp_path / "source", documents=3, pages=4)
+    arguments = ["run", str(source), str(tmp_path / "out"), *quick_flags(random_checkpoint)]
+    ours, theirs = pty.openpty()
+    process = start(arguments, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "110"})
+    os.close(theirs)
+    shown = b""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if select.select([ours], [], [], 1.0)[0]:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+    assert process.wait(10) == 0
+    text = re.sub(r"\x1b\[\d*m", "", shown.decode())
+    assert "loading the model" in text
+    assert "12 of 12 pages" in text
+    final = text.rpartition("\r\x1b[2K")[2].replace("\r\n", "\n")
+    assert re.match(r"finished in \d+ s\ndocuments +3 new\npages +12 recorded\nvisual tokens +876 -> ", final)
