@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,14 +50,17 @@ def read_object(uri: str) -> bytes:
         StoreError: the store cannot be reached or rejects the credentials altogether; trying again may help.
     """
     try:
-        if not is_remote(uri) and not stat.S_ISREG(os.stat(open_filesystem(uri)[1]).st_mode):
+        _, path = open_filesystem(uri)
+        if is_remote(uri) and "/" not in path:
+            raise DocumentError("unreadable", f"{uri} names a bucket, not an object in it")
+        if not is_remote(uri) and not stat.S_ISREG(os.stat(path).st_mode):
             # Reading a pipe or a device might never end.
             raise DocumentError("unreadable", f"{uri} is not a regular file")
         return get(uri)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DocumentError("unreadable", f"{uri} does not exist") from error
     except UsageError as error:
-        if any(_rejects_credentials(cause) for cause in _causes(error)):
+        if is_remote(uri) and "/" in uri.removeprefix("s3://") and _credentials_rejected(uri):
             raise StoreError(error.message, error.hint) from error
         raise DocumentError("unreadable", error.message, error.hint) from error
     except (OSError, ValueError) as error:  # names no file system can hold: too long, a NUL in it, circular links
@@ -93,14 +95,18 @@ def open_document(uri: str, data: bytes, password: str | None = None) -> Documen
         return Document(uri, doc_id, "pdf", pdf.page_count, data, password)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause = error.__cause__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
-
-
-def _rejects_credentials(cause: BaseException) -> bool:
-    if isinstance(cause, ClientError):
-        return cause.response.get("Error", {}).get("Code") in CREDENTIAL_CODES
-    return isinstance(cause, NoCredentialsError)
+def _credentials_rejected(uri: str) -> bool:
+    """Whether the store refuses us rather than this object. Asks again: the reply to a size query gives no reason."""
+    filesystem, path = open_filesystem(uri)
+    bucket, key = path.split("/", 1)
+    try:
+        filesystem.call_s3("get_object", Bucket=bucket, Key=key, Range="bytes=0-0")
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, NoCredentialsError):
+                return True
+            if isinstance(cause, ClientError) and cause.response.get("Error", {}).get("Code") in CREDENTIAL_CODES:
+                return True
+            cause = cause.__cause__
+    return False

@@ -77,7 +77,7 @@ def open_pdf(data: bytes, password: str | None, uri: str) -> Iterator[OpenPdf]:
     """The PDF document in ``data``.
 
     Raises:
-        DocumentError: "encrypted" when neither no password nor ``password`` opens it, "no-pages",
+        DocumentError: "encrypted" when ``password`` does not open it, "no-pages",
             "damaged" beyond repair, "not-a-document" when nothing follows the header.
     """
     pymupdf.TOOLS.reset_mupdf_warnings()
@@ -87,11 +87,8 @@ def open_pdf(data: bytes, password: str | None, uri: str) -> Iterator[OpenPdf]:
         raise _no_opening(data, uri) from error
     with handle:
         if handle.needs_pass and not handle.authenticate(password or ""):
-            raise DocumentError(
-                "encrypted",
-                f"{uri} is encrypted and {'the password given' if password else 'no password'} does not open it",
-                "give its password with --password",
-            )
+            found = "not opened by the password given" if password else "needs a password"
+            raise DocumentError("encrypted", f"{uri} is encrypted and {found}", "give its password with --password")
         try:
             pages = _flatten(handle)
         except Exception as error:  # MuPDF raises a family of its own beside RuntimeError and ValueError

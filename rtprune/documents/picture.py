@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from rtprune.errors import DocumentError
+
+# Damaged metadata are reported by thousands, and lose nothing.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 #: Memory that decoding one picture may take. Only JPEG can be decoded at a smaller scale.
 MAX_DECODED_BYTES = 2 * 2**30
