@@ -102,6 +102,8 @@ def published_state_dict(model: UnlimitedOcrForConditionalGeneration) -> dict[st
 def describe(checkpoint: Checkpoint) -> ModelCard:
     """What a checkpoint folder can be asked for. Raises `ModelError` where it is none."""
     trained_for = checkpoint.config.get("rtprune", {})
+    if not isinstance(trained_for, Mapping):
+        raise ModelError(f'{checkpoint.folder / "config.json"}: "rtprune" must be an object with modes and tasks')
     modes = _known(checkpoint, "modes", trained_for, tuple(preparation.MODES))
     tasks = _known(checkpoint, "tasks", trained_for, tuple(TASKS))
     return ModelCard(checkpoint.name, fingerprint(checkpoint.folder), modes, _default_mode(modes), tasks, tasks[0])

@@ -86,10 +86,12 @@ def fingerprint(folder: Path) -> str:
     """First 16 hexadecimal digits of a SHA-256 over configuration, tokenizer and weights.
 
     Files above 64 MiB are sampled (their size, header and 64 evenly spread parts), so that gigabytes of weights
-    cost milliseconds: it tells checkpoints apart, it does not prove them whole.
+    cost milliseconds: it tells checkpoints apart, it does not prove them whole. Raises `ModelError` where a file lacks.
     """
     digest = hashlib.sha256()
     for file in [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]:
+        if not file.is_file():
+            raise ModelError(f"{folder} holds no {file.name}", "a checkpoint needs it beside its weights")
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         with file.open("rb") as stream:

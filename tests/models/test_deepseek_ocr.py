@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
 
 from rtprune.errors import ModelError, UsageError
-from rtprune.models import OcrModel, Views, load_model
+from rtprune.models import OcrModel, Views, describe, load_model
 from rtprune.models.deepseek_ocr import UNUSED_TENSORS, DeepSeekOcr, configuration, published_state_dict
 from rtprune.models.weights import read_tensors, require_fit, save_tensors
 from rtprune.pruning import TokenLayout
@@ -169,6 +169,11 @@ class TestBrokenFolders:
         with pytest.raises(ModelError, match="107 tokens, but the model's vocabulary is 105"):
             load_model(str(folder))
 
+    def test_a_folder_that_says_nothing_usable_about_its_training_is_refused(self, folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(random_config() | {"rtprune": ["tiny"]}))
+        with pytest.raises(ModelError, match="rtprune"):
+            describe(str(folder))
+
     @pytest.mark.parametrize("change", [{"modes": ["giant"]}, {"modes": []}, {"tasks": ["translate"]}])
     def test_a_mode_or_task_that_does_not_exist_is_refused(self, folder: Path, change: dict[str, Any]) -> None:
         (folder / "config.json").write_text(json.dumps(random_config(**change)))
@@ -222,6 +227,20 @@ class TestModesAndTasks:
         other = load_model(str(write_random_checkpoint(tmp_path / "other", seed=1)))
         assert again.revision == model.revision != other.revision
         assert again.name == str(tmp_path / "same")
+
+    def test_a_description_says_without_loading_what_the_loaded_model_says(
+        self, random_checkpoint: Path, model: OcrModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("rtprune.models.deepseek_ocr.read_tensors", lambda folder: pytest.fail("weights were read"))
+        card = describe(str(random_checkpoint))
+        assert {field: getattr(model, field) for field in vars(card)} == vars(card)
+
+    def test_marks_of_table_cells_may_repeat(self, model: DeepSeekOcr) -> None:
+        assert model.repeatable_token_ids == frozenset()
+        tokenizer = character_tokenizer()
+        tokenizer.add_tokens(["<td>", "</td>"])
+        with_cells = DeepSeekOcr(model.network, tokenizer, name="", revision="")
+        assert with_cells.repeatable_token_ids == {105, 106}
 
     def test_cpu_computes_in_float32(self, model: OcrModel) -> None:
         assert model.dtype == torch.float32

@@ -82,3 +82,9 @@ def test_the_fingerprint_of_sampled_files_sees_shape_and_content(folder: Path, m
     reshaped = fingerprint(folder)
     save_tensors({"big": torch.ones(2**10, 2**10)}, folder / "big.safetensors", torch.float32)
     assert len({zeros, reshaped, fingerprint(folder)}) == 3
+
+
+def test_a_folder_without_tokenizer_has_no_fingerprint(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
+        fingerprint(folder)
