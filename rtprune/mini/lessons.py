@@ -151,14 +151,18 @@ def premise_loss(tokens: Tensor, batch: Batch) -> Tensor:
     return size + apart + 0.2 * together
 
 
-def gaze_loss(attention: Tensor, batch: Batch) -> Tensor:
-    """Negative log of the attention that a layer's first heads pay to the token showing the next character.
+def gaze_loss(queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+    """How far a layer's first heads are from looking at the visual token that shows the next character.
+
+    Cross entropy over the image block alone: how much to look at text instead is left to the heads.
 
     Args:
-        attention: [B, heads, n, n], one decoder layer's weights.
+        queries: [B, heads, n, d], one decoder layer's queries after rotation.
+        keys: [B, heads, n, d], its keys after rotation.
     """
-    looked = attention[:, : attention.shape[1] // 2, :, 1:].float().mean(1)  # the image block begins at position 1
-    target = batch.gaze.clamp(min=0)
-    seen = looked.gather(-1, target[..., None])[..., 0]
-    known = (batch.gaze >= 0).float()
-    return (-(seen + 1e-4).log() * known).sum() / known.sum()
+    heads = queries.shape[1] // 2
+    block = int((batch.ids[0] == IMAGE).sum())
+    image_keys = keys[:, :heads, 1 : 1 + block]  # the image block begins at position 1
+    scores = torch.einsum("bhnd,bhkd->bhnk", queries[:, :heads], image_keys).float() / math.sqrt(queries.shape[-1])
+    target = batch.gaze[:, None].expand(-1, heads, -1)
+    return F.cross_entropy(scores.flatten(0, 2), target.flatten(), ignore_index=-1)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
+from transformers.models.unlimited_ocr.modeling_unlimited_ocr import apply_rotary_pos_emb
 
 from rtprune.mini.architecture import CONFIG, initialise_by_fan_in
 from rtprune.mini.generator import Page, PageDesign, draw_page
@@ -59,7 +60,6 @@ class Trainer:
         self.progress = Progress()
         self.rng = np.random.default_rng(seed)
         config = configuration(CONFIG)
-        config._attn_implementation = "eager"  # the decoder's attention weights are needed
         self.model = UnlimitedOcrForConditionalGeneration(config)
         initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
         self.heads = CellHeads(config.vision_config.sam_config.output_channels, config.text_config.hidden_size)
@@ -67,6 +67,10 @@ class Trainer:
         self.model.model.vision_tower.sam_encoder.neck.register_forward_hook(
             lambda module, inputs, output: self.patches.append(output)
         )
+        self.gaze: dict[str, Tensor] = {}
+        attention = self.model.model.language_model.layers[GAZE_LAYER].self_attn
+        attention.q_proj.register_forward_hook(lambda module, inputs, output: self.gaze.update(queries=output))
+        attention.k_proj.register_forward_hook(lambda module, inputs, output: self.gaze.update(keys=output))
         if (folder / "state.pt").exists():
             self._load()
 
@@ -86,10 +90,14 @@ class Trainer:
         block = torch.cat([rows, inner.view_separator.expand(pages, 1, size)], dim=1)
         embedded = inner.language_model.embed_tokens(batch.ids)
         embedded = torch.cat([embedded[:, :1], block, embedded[:, 1 + block.shape[1] :]], dim=1)
-        out = inner.language_model(inputs_embeds=embedded, use_cache=False, output_attentions=True)
+        out = inner.language_model(inputs_embeds=embedded, use_cache=False)
         logits = self.model.lm_head(out.last_hidden_state[batch.labels != IGNORED]).float()
         text_loss = F.cross_entropy(logits, batch.labels[batch.labels != IGNORED])
-        return text_loss, gaze_loss(out.attentions[GAZE_LAYER], batch)
+        heads = inner.config.text_config.num_attention_heads
+        queries, keys = (self.gaze[name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("queries", "keys"))
+        positions = torch.arange(embedded.shape[1])[None]
+        queries, keys = apply_rotary_pos_emb(queries, keys, *inner.language_model.rotary_emb(embedded, positions))
+        return text_loss, gaze_loss(queries, keys, batch)
 
     def draw(self, count: int, full: bool) -> list[Page]:
         """Fresh training pages of the present lesson; a quarter repeats earlier lessons."""
