@@ -60,7 +60,7 @@ def read_object(uri: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DocumentError("unreadable", f"{uri} does not exist") from error
     except UsageError as error:
-        if is_remote(uri) and "/" in uri.removeprefix("s3://") and _credentials_rejected(uri):
+        if is_remote(uri) and _credentials_rejected(uri):
             raise StoreError(error.message, error.hint) from error
         raise DocumentError("unreadable", error.message, error.hint) from error
     except (OSError, ValueError) as error:  # names no file system can hold: too long, a NUL in it, circular links

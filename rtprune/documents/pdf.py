@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -93,6 +93,8 @@ def open_pdf(data: bytes, password: str | None, uri: str) -> Iterator[OpenPdf]:
             pages = _flatten(handle)
         except Exception as error:  # MuPDF raises a family of its own beside RuntimeError and ValueError
             raise DocumentError("damaged", f"{uri} has a page tree that cannot be read: {_one_line(error)}") from error
+        if not pages and _has_pages_astray(handle):
+            raise DocumentError("damaged", f"{uri} holds pages that its page tree no longer leads to")
         if not pages:
             raise DocumentError("no-pages", f"{uri} is a PDF without pages")
         if all(index is None for index in pages):
@@ -135,16 +137,39 @@ def _leaves(handle: pymupdf.Document, root: int) -> Iterator[int | None]:
     children = _kids(handle, root)[::-1]
     while children:
         child = children.pop()
-        keys = handle.xref_get_keys(child) if 0 < child < handle.xref_length() else ()
+        keys = _keys(handle, child)
         if "Kids" not in keys:
-            # The type is sometimes misspelt; a page with contents is one all the same.
-            is_page = "Contents" in keys or ("Type" in keys and handle.xref_get_key(child, "Type")[1] == "/Page")
-            yield child if is_page else None
+            yield child if _is_page(handle, child, keys) else None
         elif child in met:
             yield None  # a circle
         else:
             met.add(child)
             children.extend(reversed(_kids(handle, child)))
+
+
+def _keys(handle: pymupdf.Document, number: int) -> Sequence[str]:
+    """Keys of a dictionary object; none for an object of another kind, out of range, or damaged."""
+    if not 0 < number < handle.xref_length():
+        return ()
+    try:
+        keys: Sequence[str] = handle.xref_get_keys(number)
+    except Exception:  # one object that MuPDF cannot parse must not cost the others
+        return ()
+    return keys
+
+
+def _is_page(handle: pymupdf.Document, number: int, keys: Sequence[str]) -> bool:
+    # The type is sometimes misspelt; what has contents is a page all the same.
+    return "Contents" in keys or _type(handle, number, keys) == "/Page"
+
+
+def _type(handle: pymupdf.Document, number: int, keys: Sequence[str]) -> str | None:
+    return str(handle.xref_get_key(number, "Type")[1]) if "Type" in keys else None
+
+
+def _has_pages_astray(handle: pymupdf.Document) -> bool:
+    numbers = range(1, handle.xref_length())
+    return any(_type(handle, number, _keys(handle, number)) == "/Page" for number in numbers)
 
 
 def _kids(handle: pymupdf.Document, node: int) -> list[int]:

@@ -129,12 +129,11 @@ def _local_folder(folder: str) -> Iterator[SourceObject]:
     """All files below ``folder``, links followed; a folder reached twice is listed where it is met first."""
     met = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        met.add(os.path.realpath(parent))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) not in met
-        )
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in met else sorted(name for name in folders if not name.startswith("."))
+        if real in met:
+            continue
+        met.add(real)
         yield from (_local_object(os.path.join(parent, name)) for name in files if not name.startswith("."))
 
 

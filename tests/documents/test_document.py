@@ -106,8 +106,13 @@ def test_a_password_never_shows(make_pdf):
 
 
 def test_a_pdf_without_pages_is_called_so(make_pdf):
-    data = make_pdf("one").replace(b"/Count 1", b"/Count 0")
+    data = make_pdf("one").replace(b"/Count 1", b"/Count 0").replace(b"/Type/Page/", b"/Type/Note/")
     assert refusal(re.sub(rb"/Kids\[[^]]*\]", b"/Kids[]", data)).kind == "no-pages"
+
+
+def test_a_pdf_whose_tree_has_lost_its_pages_is_damaged(make_pdf):
+    data = make_pdf("one").replace(b"/Count 1", b"/Count 0")
+    assert refusal(re.sub(rb"/Kids\[[^]]*\]", b"/Kids[]", data)).kind == "damaged"
 
 
 @pytest.mark.parametrize("count", [b"0", b"1", b"-7", b"null", b"99999999", b"2147483648"])
