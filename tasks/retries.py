@@ -13,9 +13,9 @@ RETRIES = 3
 RETRY_DELAYS_S = [5, 30, 120]
 
 
-async def store_may_be_back(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+def store_may_be_back(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Only what the package marks as worth it is tried again: the store failed; wrong use stays wrong."""
-    return bool(getattr(await get_state_exception(state), "retryable", False))
+    return bool(getattr(get_state_exception(state), "retryable", False))
 
 
 #: Options of every task. Inputs are large and hold handles, and the dataset itself is the memory: nothing to cache.

@@ -108,49 +108,8 @@ def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, **(pipes | options))  # type: ignore[call-overload, no-any-return]
 
 
-def long_run(tmp_path: Path, checkpoint: Path) -> list[str]:
-    """Arguments of a run of 60 units, one page each."""
-    source = write_corpus(tmp_path / "source", documents=6, pages=10)
-    flags = quick_flags(checkpoint, unit_pages=1, batch_pages=1, workers=1)
-    return ["run", str(source), str(tmp_path / "out"), *flags]
-
-
-@pytest.mark.slow
-def test_run_that_is_killed_goes_on_where_it_was(tmp_path: Path, random_checkpoint: Path) -> None:
-    arguments = long_run(tmp_path, random_checkpoint)
-    process = start(arguments)
-    wait_until(lambda: committed(tmp_path / "out") >= 3, "the first units")
-    family = descendants(process.pid)
-    process.kill()
-    process.communicate()
-    wait_until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in family), "Ray's processes to end")
-    before = committed(tmp_path / "out")
-    assert 3 <= before < 60
-
-    again = subprocess.run([sys.executable, "-m", "rtprune", *arguments], capture_output=True, text=True, check=True)
-    assert f"{60 - before} recorded" in again.stdout
-    assert sum(assert_complete(str(tmp_path / "out")).values()) == 60
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_run_that_is_stopped_says_how_to_go_on(number: signal.Signals, tmp_path: Path, random_checkpoint: Path) -> None:
-    process = start(long_run(tmp_path, random_checkpoint), start_new_session=True)
-    wait_until(lambda: committed(tmp_path / "out") >= 3, "the first units")
-    os.killpg(process.pid, number)  # as a terminal does: Ray's processes get it too
-    printed, warned = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "units at work are finished first" in warned
-    assert "the same command goes on from here" in printed
-    assert "Traceback" not in printed + warned
-    assert 3 <= committed(tmp_path / "out") < 60
-    assert not descendants(process.pid)
-
-
-@pytest.mark.slow
-def test_run_on_a_terminal_shows_a_bar_and_leaves_a_summary(tmp_path: Path, random_checkpoint: Path) -> None:
-    source = write_corpus(tmp_path / "source", documents=3, pages=4)
-    arguments = ["run", str(source), str(tmp_path / "out"), *quick_flags(random_checkpoint)]
+def run_on_terminal(arguments: list[str]) -> tuple[int, str]:
+    """Exit code of a command on a terminal, and what it showed there, colours removed."""
     ours, theirs = pty.openpty()
     process = start(arguments, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "110"})
     os.close(theirs)
@@ -162,9 +121,44 @@ def test_run_on_a_terminal_shows_a_bar_and_leaves_a_summary(tmp_path: Path, rand
                 shown += os.read(ours, 65536)
             except OSError:  # the other end is closed
                 break
-    assert process.wait(10) == 0
-    text = re.sub(r"\x1b\[\d*m", "", shown.decode())
-    assert "loading the model" in text
-    assert "12 of 12 pages" in text
-    final = text.rpartition("\r\x1b[2K")[2].replace("\r\n", "\n")
-    assert re.match(r"finished in \d+ s\ndocuments +3 new\npages +12 recorded\nvisual tokens +876 -> ", final)
+    os.close(ours)
+    return process.wait(10), re.sub(r"\x1b\[\d*m", "", shown.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.slow
+def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
+    tmp_path: Path, random_checkpoint: Path
+) -> None:
+    source = write_corpus(tmp_path / "source", documents=8, pages=10)
+    out = tmp_path / "out"
+    arguments = ["run", str(source), str(out), *quick_flags(random_checkpoint, unit_pages=1, batch_pages=1, workers=1)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = committed(out)
+        process = start(arguments, start_new_session=True)
+        wait_until(lambda before=before: committed(out) >= before + 3, "the first units")
+        os.killpg(process.pid, number)  # as a terminal does: Ray's processes get it too
+        printed, warned = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert "units at work are finished first" in warned
+        assert "the same command goes on from here" in printed
+        assert "Traceback" not in printed + warned
+        assert not descendants(process.pid)
+
+    before = committed(out)
+    process = start(arguments)
+    wait_until(lambda: committed(out) >= before + 3, "more units")
+    readers = [pid for pid, command in descendants(process.pid).items() if command.startswith("ray::Reader")]
+    process.kill()
+    process.communicate()
+    assert readers
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in readers), "its workers to end")
+
+    left = 80 - committed(out)
+    assert 0 < left < 80 - before
+    code, shown = run_on_terminal(arguments)
+    assert code == 0
+    assert "loading the model" in shown
+    assert f"{left} of {left} page" in shown
+    final = shown.rpartition("\r\x1b[2K")[2]
+    assert re.match(rf"finished in \d+ s\ndocuments +0 new\npages +{left} recorded\nvisual tokens +", final)
+    assert sum(assert_complete(str(out)).values()) == 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -44,10 +45,13 @@ class Inspector:
         return tuple(rows)
 
     def _inspect(self, found: SourceObject, *, last: bool) -> DocumentRow:
+        doc_id = None
         try:
-            document = open_document(found.uri, read_object(found.uri), password=self._password)
+            data = read_object(found.uri)
+            doc_id = hashlib.sha256(data).hexdigest()
+            document = open_document(found.uri, data, password=self._password)
         except DocumentError as error:
-            return refused_row(found, error.kind, str(error))
+            return refused_row(found, error.kind, str(error), doc_id)
         except StoreError as error:
             if not last:
                 raise
@@ -63,10 +67,16 @@ class Inspector:
         )
 
 
-def refused_row(found: SourceObject, kind: str, message: str) -> DocumentRow:
-    """The row of an object that cannot be opened as a document."""
+def refused_row(found: SourceObject, kind: str, message: str, doc_id: str | None = None) -> DocumentRow:
+    """The row of an object that cannot be opened as a document; ``doc_id`` where its bytes could be read."""
     return DocumentRow(
-        uri=found.uri, version=found.version, size=found.size, status="failed", error_type=kind, error_message=message
+        uri=found.uri,
+        version=found.version,
+        size=found.size,
+        status="failed",
+        doc_id=doc_id,
+        error_type=kind,
+        error_message=message,
     )
 
 

@@ -161,11 +161,17 @@ class Pool(Generic[U, R]):
             self._seats.append(_Seat(actor, actor.ready.remote()))
 
     def _dispatch(self) -> None:
-        """Give every ready actor one unit, then a second one, but leave units for actors that have none yet."""
+        """Give every ready actor one unit, then a second one, but leave units for actors that have none yet.
+
+        Nothing is sent behind a unit on its last attempt. An answer can be lost when the next unit kills the process
+        at once, and then the one before seems guilty; it must not be given up for that.
+        """
         for depth in range(UNITS_IN_FLIGHT):
             for seat in self._seats:
                 without = sum(1 for other in self._seats if not other.jobs)
-                if not seat.ready or len(seat.jobs) != depth or (depth > 0 and len(self._waiting) <= without):
+                if not seat.ready or len(seat.jobs) != depth:
+                    continue
+                if depth > 0 and (len(self._waiting) <= without or self._is_last_attempt(seat.jobs[-1])):
                     continue
                 if not self._waiting:
                     return
@@ -174,6 +180,9 @@ class Pool(Generic[U, R]):
                 seat.jobs.append(job)
                 if depth == 0:
                     seat.head_since = time.monotonic()
+
+    def _is_last_attempt(self, job: _Job[U]) -> bool:
+        return job.attempts + 1 >= self._max_attempts
 
     def _wait(self) -> None:
         busy = [seat.jobs[0].ref for seat in self._seats if seat.jobs]

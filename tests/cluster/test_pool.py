@@ -40,6 +40,9 @@ class Toy:
         (self.notes / f"{unit}@{attempt}-{os.getpid()}").touch()
         name, _, deed = unit.partition(":")
         if deed == "die" or (deed == "die once" and attempt == 1):
+            time.sleep(0.3)  # so that the answer for the unit before is on its way
+            os._exit(1)
+        if deed == "die at once":
             os._exit(1)
         if deed == "hang" or (deed == "hang once" and attempt == 1):
             time.sleep(600)
@@ -99,10 +102,19 @@ def test_unit_that_always_hangs_is_given_up_and_its_worker_killed(tmp_path: Path
 
 
 def test_unit_waiting_behind_a_poison_unit_is_not_blamed(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, ["a:die", "b", "c:die", "d"], ONE, max_attempts=1)
-    assert outcomes["b"].result == "did b"
-    assert outcomes["d"].result == "did d"
+    outcomes = run(tmp_path, ["a:die", "b", "c:die", "d"], ONE)
+    assert (outcomes["b"].result, outcomes["b"].attempts) == ("did b", 1)
+    assert (outcomes["d"].result, outcomes["d"].attempts) == ("did d", 1)
     assert outcomes["a:die"].reason == outcomes["c:die"].reason == "worker-died"
+    assert executions(tmp_path, "a:die") == executions(tmp_path, "c:die") == 2
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2])
+def test_unit_whose_answer_is_lost_with_the_worker_is_not_given_up(max_attempts: int, tmp_path: Path) -> None:
+    units = [unit for number in range(4) for unit in (f"g{number}", f"x{number}:die at once")]
+    outcomes = run(tmp_path, units, ONE, max_attempts=max_attempts)
+    assert [outcomes[unit].result for unit in units[::2]] == ["did g0", "did g1", "did g2", "did g3"]
+    assert [outcomes[unit].reason for unit in units[1::2]] == ["worker-died"] * 4
 
 
 def test_model_error_while_loading_ends_the_run_once(tmp_path: Path) -> None:
