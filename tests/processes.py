@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def descendants(of: int) -> dict[int, str]:
@@ -30,7 +33,20 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process whose output is collected, and which is killed at the end if it still runs."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **(pipes | options))
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def wait_until(true: Callable[[], object], what: str, seconds: float = 180.0) -> None:
     """Wait for a condition; fail naming it when it does not come true."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -18,7 +18,7 @@ from rtprune.cli import main
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import UsageError
 from tests.corpus import assert_complete, quick_flags, write_corpus, write_pdf
-from tests.processes import descendants, wait_until
+from tests.processes import descendants, started, wait_until
 
 
 def committed(output: Path) -> int:
@@ -102,27 +102,26 @@ def test_help_imports_nothing_heavy() -> None:
     assert "--max-output-tokens" in ended.stdout
 
 
-def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rtprune", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **(pipes | options))  # type: ignore[call-overload, no-any-return]
+def command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "rtprune", *arguments]
 
 
 def run_on_terminal(arguments: list[str]) -> tuple[int, str]:
     """Exit code of a command on a terminal, and what it showed there, colours removed."""
     ours, theirs = pty.openpty()
-    process = start(arguments, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "110"})
-    os.close(theirs)
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "110"}
     shown = b""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        if select.select([ours], [], [], 1.0)[0]:
-            try:
-                shown += os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-    os.close(ours)
-    return process.wait(10), re.sub(r"\x1b\[\d*m", "", shown.decode()).replace("\r\n", "\n")
+    with started(command(arguments), stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 1.0)[0]:
+                try:
+                    shown += os.read(ours, 65536)
+                except OSError:  # the other end is closed
+                    break
+        os.close(ours)
+        return process.wait(10), re.sub(r"\x1b\[\d*m", "", shown.decode()).replace("\r\n", "\n")
 
 
 @pytest.mark.slow
@@ -134,10 +133,10 @@ def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
     arguments = ["run", str(source), str(out), *quick_flags(random_checkpoint, unit_pages=1, batch_pages=1, workers=1)]
     for number in (signal.SIGINT, signal.SIGTERM):
         before = committed(out)
-        process = start(arguments, start_new_session=True)
-        wait_until(lambda before=before: committed(out) >= before + 3, "the first units")
-        os.killpg(process.pid, number)  # as a terminal does: Ray's processes get it too
-        printed, warned = process.communicate(timeout=60)
+        with started(command(arguments), start_new_session=True) as process:
+            wait_until(lambda before=before: committed(out) >= before + 3, "the first units")
+            os.killpg(process.pid, number)  # as a terminal does: Ray's processes get it too
+            printed, warned = process.communicate(timeout=60)
         assert process.returncode == 128 + number
         assert "units at work are finished first" in warned
         assert "the same command goes on from here" in printed
@@ -145,11 +144,10 @@ def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
         assert not descendants(process.pid)
 
     before = committed(out)
-    process = start(arguments)
-    wait_until(lambda: committed(out) >= before + 3, "more units")
-    readers = [pid for pid, command in descendants(process.pid).items() if command.startswith("ray::Reader")]
-    process.kill()
-    process.communicate()
+    with started(command(arguments)) as process:
+        wait_until(lambda: committed(out) >= before + 3, "more units")
+        readers = [pid for pid, line in descendants(process.pid).items() if line.startswith("ray::Reader")]
+        process.kill()
     assert readers
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in readers), "its workers to end")
 
@@ -160,5 +158,5 @@ def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
     assert "loading the model" in shown
     assert f"{left} of {left} page" in shown
     final = shown.rpartition("\r\x1b[2K")[2]
-    assert re.match(rf"finished in \d+ s\ndocuments +0 new\npages +{left} recorded\nvisual tokens +", final)
+    assert re.match(rf"finished in .*\ndocuments +0 new\npages +{left} recorded\nvisual tokens +", final)
     assert sum(assert_complete(str(out)).values()) == 80

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import UsageError
 from tests.corpus import assert_complete, quick_flags, write_corpus
-from tests.processes import wait_until
+from tests.processes import started, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -44,16 +42,10 @@ def test_run_goes_on_when_a_node_is_lost(cluster: Any, tmp_path: Path, random_ch
     source = write_corpus(tmp_path / "source", documents=12, pages=10)
     flags = quick_flags(random_checkpoint, unit_pages=2, batch_pages=1)
     command = [sys.executable, "-m", "rtprune", "run", str(source), str(tmp_path / "out"), *flags]
-    process = subprocess.Popen(
-        [*command, "--ray-address", cluster.address],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-    )
-    wait_until(lambda: len(committed(tmp_path / "out")) >= 3, "the first units")
-    cluster.remove_node(cluster.workers[0], allow_graceful=False)
-    printed, warned = process.communicate(timeout=180)
+    with started([*command, "--ray-address", cluster.address]) as process:
+        wait_until(lambda: len(committed(tmp_path / "out")) >= 3, "the first units")
+        cluster.remove_node(cluster.workers[0], allow_graceful=False)
+        printed, warned = process.communicate(timeout=180)
     assert process.returncode == 0, warned
     assert "120 recorded" in printed
-    assert assert_complete(str(tmp_path / "out")).keys() == {"ok"}
+    assert "failed" not in assert_complete(str(tmp_path / "out"))
