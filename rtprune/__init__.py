@@ -1,5 +1,58 @@
-"""Documents to text at the lowest cost that can be trusted: DeepSeek-OCR with RTPrune's visual token pruning."""
+"""Documents to text at the lowest cost that can be trusted: DeepSeek-OCR with RTPrune's visual token pruning.
+
+What users import stands here. It is loaded when first asked for, so that ``rtprune --help`` does not wait for torch.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtprune.dataset import Output, read_documents, read_pages, statistics
+    from rtprune.engine import Engine, PageResult
+    from rtprune.models import load_model
+    from rtprune.pruning import PruneConfig, Pruned, PruneFacts, TokenLayout, prune
+    from rtprune.settings import ReadSettings, RunSettings
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Engine": "rtprune.engine",
+    "Output": "rtprune.dataset",
+    "PageResult": "rtprune.engine",
+    "PruneConfig": "rtprune.pruning",
+    "PruneFacts": "rtprune.pruning",
+    "Pruned": "rtprune.pruning",
+    "ReadSettings": "rtprune.settings",
+    "RunSettings": "rtprune.settings",
+    "TokenLayout": "rtprune.pruning",
+    "load_model": "rtprune.models",
+    "prune": "rtprune.pruning",
+    "read_documents": "rtprune.dataset",
+    "read_pages": "rtprune.dataset",
+    "statistics": "rtprune.dataset",
+}
+
+__all__ = [
+    "Engine",
+    "Output",
+    "PageResult",
+    "PruneConfig",
+    "PruneFacts",
+    "Pruned",
+    "ReadSettings",
+    "RunSettings",
+    "TokenLayout",
+    "load_model",
+    "prune",
+    "read_documents",
+    "read_pages",
+    "statistics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

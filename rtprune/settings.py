@@ -21,27 +21,31 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 class ReadSettings(BaseSettings):
     """How a page is read: what decides the text. All fields take part in a dataset's configuration hash."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RTPRUNE_", frozen=True, extra="forbid", protected_namespaces=()
-    )
+    model_config = SettingsConfigDict(env_prefix="RTPRUNE_", frozen=True, extra="forbid", protected_namespaces=())
 
     model: str = Field(
-        PUBLISHED_MODEL,
-        description="Name of a published model, a local folder or s3:// prefix in its layout, or 'mini' (the built-in one).",
+        default=PUBLISHED_MODEL,
+        description="Published model, local folder or s3:// prefix in its layout, or 'mini' (the built-in one).",
     )
     mode: str | None = Field(
-        None, description="View size: tiny, small, base, large or gundam; the model's own default when absent."
+        default=None, description="View size: tiny, small, base, large or gundam; the model's own default when absent."
     )
     task: str | None = Field(
-        None, description="'text' (plain reading) or 'markdown' (with regions); the model's own default when absent."
+        default=None,
+        description="'text' (plain reading) or 'markdown' (with regions); the model's own default when absent.",
     )
     prune: Literal["dynamic", "off"] | Ratio = Field(
-        "dynamic", description="Share of free visual tokens to prune: 'dynamic' (adapts to the page), 'off', or 0..1."
+        default="dynamic",
+        description="Share of free visual tokens to prune: 'dynamic' (adapts to the page), 'off', or 0..1.",
     )
-    max_output_tokens: int = Field(8192, ge=1, description="A page that has not ended after so many tokens is cut.")
-    dpi: int = Field(144, ge=36, le=600, description="Resolution at which PDF pages are rendered, dots per inch.")
+    max_output_tokens: int = Field(
+        default=8192, ge=1, description="A page that has not ended after so many tokens is cut."
+    )
+    dpi: int = Field(
+        default=144, ge=36, le=600, description="Resolution at which PDF pages are rendered, dots per inch."
+    )
     max_pixels: int = Field(
-        50_000_000, ge=4096, description="A page that would have more pixels is rendered at a smaller scale."
+        default=50_000_000, ge=4096, description="A page that would have more pixels is rendered at a smaller scale."
     )
 
     @property
@@ -54,16 +58,23 @@ class ReadSettings(BaseSettings):
 class RunSettings(ReadSettings):
     """How a corpus is run: reading plus the resources it takes. Only the reading fields decide the rows."""
 
-    password: str | None = Field(None, repr=False, description="Password tried on encrypted PDF documents.")
+    password: str | None = Field(default=None, repr=False, description="Password tried on encrypted PDF documents.")
     workers: int | None = Field(
-        None, ge=1, description="Ray actors that hold the model; one per GPU, or per two CPU cores, when absent."
+        default=None,
+        ge=1,
+        description="Ray actors that hold the model; one per GPU, or per two CPU cores, when absent.",
     )
-    unit_pages: int = Field(64, ge=1, le=10_000, description="Pages in a work unit: what is committed in one file.")
-    batch_pages: int = Field(4, ge=1, le=256, description="Pages the model reads together.")
+    unit_pages: int = Field(
+        default=64, ge=1, le=10_000, description="Pages in a work unit: what is committed in one file."
+    )
+    batch_pages: int = Field(default=4, ge=1, le=256, description="Pages the model reads together.")
     max_attempts: int = Field(
-        2, ge=1, le=10, description="How often a unit may kill its worker before its pages are recorded as failed."
+        default=2,
+        ge=1,
+        le=10,
+        description="How often a unit may kill its worker before its pages are recorded as failed.",
     )
-    unit_timeout_s: float = Field(3600.0, gt=0, description="A unit that takes longer has its worker killed.")
+    unit_timeout_s: float = Field(default=3600.0, gt=0, description="A unit that takes longer has its worker killed.")
     ray_address: str | None = Field(
-        None, description="Ray cluster to join ('auto' inside one); a local one is started when absent."
+        default=None, description="Ray cluster to join ('auto' inside one); a local one is started when absent."
     )

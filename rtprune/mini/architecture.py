@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
 BOS, EOS, PAD, IMAGE = 0, 1, 2, 3
@@ -20,8 +21,8 @@ CONFIG: dict[str, Any] = {
     "language_config": {
         "vocab_size": FIRST_CHARACTER + len(CHARACTERS),
         "hidden_size": 256,
-        "intermediate_size": 512,
-        "moe_intermediate_size": 128,
+        "intermediate_size": 768,
+        "moe_intermediate_size": 192,
         "num_hidden_layers": 4,
         "num_attention_heads": 8,
         "num_key_value_heads": 8,
@@ -64,25 +65,15 @@ def character_ids(text: str) -> list[int]:
     return [FIRST_CHARACTER + CHARACTERS.index(character) for character in text]
 
 
-def tokenizer_json() -> dict[str, Any]:
-    """The character-level tokenizer, in the layout of the `tokenizers` library."""
+def tokenizer() -> Tokenizer:
+    """The character-level tokenizer: one token per character, behind the four special ones."""
     special = ["<bos>", "<eos>", "<pad>", "<image>"]
     vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS])}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": index, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": True}
-            for index, token in enumerate(special)
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?s)."}, "behavior": "Isolated", "invert": False},
-        "post_processor": None,
-        "decoder": {"type": "Fuse"},
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": " "},
-    }
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.decoder = decoders.Fuse()
+    made.add_special_tokens(special)
+    return made
 
 
 @torch.no_grad()
@@ -103,5 +94,3 @@ def initialise_by_fan_in(model: nn.Module, generator: torch.Generator) -> None:
             fan_in = parameter.shape[-1] if parameter.ndim == 3 else math.prod(parameter.shape[1:])
             deviation = 1 / math.sqrt(fan_in)
         parameter.normal_(0.0, deviation, generator=generator)
-
-

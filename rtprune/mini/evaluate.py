@@ -102,14 +102,24 @@ def main() -> None:
     pages = [draw_page(rng, "evaluation") for _ in range(arguments.pages)]
     scores = evaluate(load_model(arguments.model), pages)
     if arguments.json:
-        print(json.dumps({"pages": len(pages), "seed": arguments.seed,
-                          **{name: asdict(score) for name, score in scores.items()}}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "pages": len(pages),
+                    "seed": arguments.seed,
+                    **{name: asdict(score) for name, score in scores.items()},
+                },
+                indent=2,
+            )
+        )
         return
     print(f"{len(pages)} pages of words never seen in training")
     for name, score in scores.items():
-        print(f"{name:>12}: {100 * score.character_error_rate:6.2f} % character errors, "
-              f"{score.tokens_before:.0f} -> {score.tokens_after:.1f} visual tokens, "
-              f"{score.pages_per_minute:.0f} pages a minute")
+        print(
+            f"{name:>12}: {100 * score.character_error_rate:6.2f} % character errors, "
+            f"{score.tokens_before:.0f} -> {score.tokens_after:.1f} visual tokens, "
+            f"{score.pages_per_minute:.0f} pages a minute"
+        )
 
 
 if __name__ == "__main__":

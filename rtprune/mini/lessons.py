@@ -19,6 +19,7 @@ CELLS = (TOKEN // CELL_HEIGHT) * (TOKEN // CELL_WIDTH)
 BLANK_WEIGHT = 0.05  # most cells are blank; they must not drown the rest
 CLASSES = len(CHARACTERS)  # class 0 (the newline's place) means blank
 IGNORED = -100
+LENGTH_STEP = 64  # sequences are padded to multiples: a CPU kernel is compiled anew for every length
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Batch:
         ids: [B, n] int64, prompt and text; the image block holds the image id.
         labels: [B, n] int64, next token to predict, ignored outside the text.
         gaze: [B, n] int64, index in the image block of the token that shows the next character, or -1.
+        column: [B, n] int64, which of the token's 8 columns of cells the next character stands in.
     """
 
     pixels: Tensor
@@ -44,6 +46,7 @@ class Batch:
     ids: Tensor
     labels: Tensor
     gaze: Tensor
+    column: Tensor
 
 
 def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) -> Batch:
@@ -58,7 +61,7 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
     as_tokens = cells.reshape(len(pages), grid, TOKEN // CELL_HEIGHT, grid, TOKEN // CELL_WIDTH)
     as_tokens = as_tokens.transpose(0, 1, 3, 2, 4).reshape(len(pages), grid * grid, CELLS)
     ink = pictures.reshape(len(pages), grid, TOKEN, grid, TOKEN).min(axis=(2, 4)).reshape(len(pages), -1) < 250
-    ids, labels, gaze = _sequences(pages, grid, rng, noise)
+    ids, labels, gaze, column = _sequences(pages, grid, rng, noise)
     pixels = torch.from_numpy((pictures.astype(np.float32) / 255 - 0.5) / 0.5)
     return Batch(
         pixels=pixels[:, None].expand(-1, 3, -1, -1).contiguous(),
@@ -69,6 +72,7 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
         ids=ids,
         labels=labels,
         gaze=gaze,
+        column=column,
     )
 
 
@@ -81,13 +85,17 @@ def _cells(page: Page, side: int) -> np.ndarray:
     return cells
 
 
-def _sequences(pages: list[Page], grid: int, rng: np.random.Generator, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+def _sequences(
+    pages: list[Page], grid: int, rng: np.random.Generator, noise: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     block = grid * (grid + 1) + 1
     head = [BOS, *[IMAGE] * block, *character_ids(PROMPT)]
     longest = len(head) + max(len(page.text) for page in pages)
+    longest += -longest % LENGTH_STEP
     ids = np.full((len(pages), longest), PAD, np.int64)
     labels = np.full((len(pages), longest), IGNORED, np.int64)
     gaze = np.full((len(pages), longest), -1, np.int64)
+    column = np.zeros((len(pages), longest), np.int64)
     first = len(head) - 1  # the prompt's last token predicts the first character
     for row, page in enumerate(pages):
         text = np.array(character_ids(page.text), np.int64)
@@ -100,7 +108,8 @@ def _sequences(pages: list[Page], grid: int, rng: np.random.Generator, noise: fl
         columns = np.clip(page.centres[:, 0] // TOKEN, 0, grid - 1).astype(np.int64)
         rows = np.clip(page.centres[:, 1] // TOKEN, 0, grid - 1).astype(np.int64)
         gaze[row, first : first + len(text)] = rows * (grid + 1) + columns
-    return torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(gaze)
+        column[row, first : first + len(text)] = page.centres[:, 0] // CELL_WIDTH % (TOKEN // CELL_WIDTH)
+    return torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(gaze), torch.from_numpy(column)
 
 
 class CellHeads(nn.Module):
@@ -152,17 +161,35 @@ def premise_loss(tokens: Tensor, batch: Batch) -> Tensor:
 
 
 def gaze_loss(queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
-    """How far a layer's first heads are from looking at the visual token that shows the next character.
+    """How far a layer is from looking at the next character, one head for each of a token's 8 columns.
 
-    Cross entropy over the image block alone: how much to look at text instead is left to the heads.
+    The head of the character's column shall look at its token, the others at the first token of all: so the heads
+    together pick one column of what the token shows. Cross entropy over these places alone: how much to look at text
+    instead is left to the heads.
 
     Args:
-        queries: [B, heads, n, d], one decoder layer's queries after rotation.
-        keys: [B, heads, n, d], its keys after rotation.
+        queries: [B, 8, n, d], one decoder layer's queries after rotation.
+        keys: [B, 8, n, d], its keys after rotation.
     """
-    heads = queries.shape[1] // 2
+    places = 1 + int((batch.ids[0] == IMAGE).sum())
+    scores = torch.einsum("bhnd,bhkd->bhnk", queries, keys[:, :, :places]).float() / math.sqrt(queries.shape[-1])
+    heads = torch.arange(queries.shape[1])[None, :, None]
+    chosen = heads == batch.column[:, None]
+    target = torch.where(chosen, batch.gaze[:, None] + 1, 0)
+    loss = F.cross_entropy(scores.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
+    known = (batch.gaze >= 0)[:, None]
+    weight = (chosen & known) + 0.1 * (~chosen & known)
+    return (loss * weight).sum() / known.sum()
+
+
+def place_loss(queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+    """How far the first half of a layer's heads is from looking at the token that shows the present character.
+
+    Arguments as of `gaze_loss`.
+    """
+    half = queries.shape[1] // 2
     block = int((batch.ids[0] == IMAGE).sum())
-    image_keys = keys[:, :heads, 1 : 1 + block]  # the image block begins at position 1
-    scores = torch.einsum("bhnd,bhkd->bhnk", queries[:, :heads], image_keys).float() / math.sqrt(queries.shape[-1])
-    target = batch.gaze[:, None].expand(-1, heads, -1)
+    image_keys = keys[:, :half, 1 : 1 + block]
+    scores = torch.einsum("bhnd,bhkd->bhnk", queries[:, :half, 1:], image_keys).float() / math.sqrt(queries.shape[-1])
+    target = batch.gaze[:, None, :-1].expand(-1, half, -1)
     return F.cross_entropy(scores.flatten(0, 2), target.flatten(), ignore_index=-1)

@@ -13,31 +13,37 @@ import json
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
-from transformers.models.unlimited_ocr.modeling_unlimited_ocr import apply_rotary_pos_emb
+from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrTextExperts, apply_rotary_pos_emb
 
-from rtprune.mini.architecture import CONFIG, initialise_by_fan_in
+from rtprune.mini.architecture import CONFIG, initialise_by_fan_in, tokenizer
 from rtprune.mini.generator import Page, PageDesign, draw_page
-from rtprune.mini.lessons import IGNORED, Batch, CellHeads, gaze_loss, make_batch, premise_loss
-from rtprune.models.deepseek_ocr import configuration
+from rtprune.mini.lessons import IGNORED, Batch, CellHeads, gaze_loss, make_batch, place_loss, premise_loss
+from rtprune.models.deepseek_ocr import configuration, published_state_dict
+from rtprune.models.weights import save_tensors
 
 LESSONS = (
     PageDesign(fonts=("cour",), sizes=(40 / 3, 40 / 3), aligned=True),
+    PageDesign(fonts=("cour",), sizes=(40 / 3, 40 / 3)),
     PageDesign(fonts=("cour",), sizes=(12.5, 13.5)),
     PageDesign(fonts=("cour", "cobo"), sizes=(11.5, 13.5)),
     PageDesign(fonts=("cour", "cobo", "helv", "hebo"), sizes=(11.5, 13.5)),
     PageDesign(),
 )
 FULL_PAGE = (90, 90)  # more words than fit: the encoder learns most from full pages
-PASS_MARK = 0.93  # share of character cells named before the next lesson starts
-GAZE_LAYER = 2
+PASS_MARK = 0.93  # share of character cells named before the encoder's next lesson starts
+PASS_LOSS = 0.25  # nats a character before the decoder's next lesson starts
+PLACE_LAYER, GAZE_LAYER = 1, 2
 SAVE_EVERY_S = 120.0
 
 
@@ -55,8 +61,9 @@ class Progress:
 class Trainer:
     """A model, its optimiser and its progress in one folder."""
 
-    def __init__(self, folder: Path, seed: int = 0) -> None:
+    def __init__(self, folder: Path, words: tuple[int, int] = PageDesign().words, seed: int = 0) -> None:
         self.folder = folder
+        self.words = words
         self.progress = Progress()
         self.rng = np.random.default_rng(seed)
         config = configuration(CONFIG)
@@ -67,10 +74,14 @@ class Trainer:
         self.model.model.vision_tower.sam_encoder.neck.register_forward_hook(
             lambda module, inputs, output: self.patches.append(output)
         )
+        for module in self.model.modules():
+            if isinstance(module, UnlimitedOcrTextExperts):
+                module.forward = MethodType(all_experts, module)  # type: ignore[method-assign]
         self.gaze: dict[str, Tensor] = {}
-        attention = self.model.model.language_model.layers[GAZE_LAYER].self_attn
-        attention.q_proj.register_forward_hook(lambda module, inputs, output: self.gaze.update(queries=output))
-        attention.k_proj.register_forward_hook(lambda module, inputs, output: self.gaze.update(keys=output))
+        for layer in (PLACE_LAYER, GAZE_LAYER):
+            attention = self.model.model.language_model.layers[layer].self_attn
+            attention.q_proj.register_forward_hook(self._keep(f"queries{layer}"))
+            attention.k_proj.register_forward_hook(self._keep(f"keys{layer}"))
         if (folder / "state.pt").exists():
             self._load()
 
@@ -91,13 +102,26 @@ class Trainer:
         embedded = inner.language_model.embed_tokens(batch.ids)
         embedded = torch.cat([embedded[:, :1], block, embedded[:, 1 + block.shape[1] :]], dim=1)
         out = inner.language_model(inputs_embeds=embedded, use_cache=False)
-        logits = self.model.lm_head(out.last_hidden_state[batch.labels != IGNORED]).float()
-        text_loss = F.cross_entropy(logits, batch.labels[batch.labels != IGNORED])
-        heads = inner.config.text_config.num_attention_heads
-        queries, keys = (self.gaze[name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("queries", "keys"))
+        logits = self.model.lm_head(out.last_hidden_state).float()
+        text_loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+        place = place_loss(*self._rotated(PLACE_LAYER, embedded), batch)
+        gaze = gaze_loss(*self._rotated(GAZE_LAYER, embedded), batch)
+        return text_loss, gaze + 0.5 * place
+
+    def _keep(self, name: str) -> Callable[[torch.nn.Module, Any, Tensor], None]:
+        def hook(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+            self.gaze[name] = output
+
+        return hook
+
+    def _rotated(self, layer: int, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, heads, n, d] that ``layer`` has just used."""
+        inner = self.model.model.language_model
+        shape = (*embedded.shape[:2], inner.config.num_attention_heads, -1)
+        queries, keys = (self.gaze[f"{name}{layer}"].view(shape).transpose(1, 2) for name in ("queries", "keys"))
         positions = torch.arange(embedded.shape[1])[None]
-        queries, keys = apply_rotary_pos_emb(queries, keys, *inner.language_model.rotary_emb(embedded, positions))
-        return text_loss, gaze_loss(queries, keys, batch)
+        rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(queries, keys, *inner.rotary_emb(embedded, positions))
+        return rotated
 
     def draw(self, count: int, full: bool) -> list[Page]:
         """Fresh training pages of the present lesson; a quarter repeats earlier lessons."""
@@ -106,9 +130,8 @@ class Trainer:
             lesson = self.progress.lesson
             if lesson and self.rng.random() < 0.25:
                 lesson = int(self.rng.integers(lesson))
-            design = LESSONS[lesson]
-            if full or (self.progress.stage != "encoder" and self.rng.random() < 0.2):
-                design = PageDesign(design.fonts, design.sizes, design.pitch, design.aligned, FULL_PAGE)
+            words = FULL_PAGE if full else self.words
+            design = replace(LESSONS[lesson], words=words)
             pages.append(draw_page(self.rng, "training", design))
         return pages
 
@@ -125,11 +148,14 @@ class Trainer:
             now = last_rate + 0.5 * (rate - last_rate) * (1 + math.cos(math.pi * share))
             for group in optimiser.param_groups:
                 group["lr"] = now * min(1.0, (step + 1) / 100)
-            batch = make_batch(self.draw(pages, stage == "encoder" and self.rng.random() < 0.8), self.rng,
-                               noise=0.0 if stage == "encoder" else 0.03)
+            batch = make_batch(
+                self.draw(pages, stage == "encoder" and self.rng.random() < 0.8),
+                self.rng,
+                noise=0.0 if stage == "encoder" else 0.03,
+            )
             loss, measures = self._losses(stage, batch)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             step += 1
@@ -162,21 +188,28 @@ class Trainer:
             return text + 0.2 * gaze + 0.3 * loss, measures
 
     def _trainable(self, stage: str) -> list[torch.nn.Parameter]:
-        vision = [*self.model.model.vision_tower.parameters(), *self.model.model.multi_modal_projector.parameters(),
-                  *self.heads.parameters()]
+        vision = [
+            *self.model.model.vision_tower.parameters(),
+            *self.model.model.multi_modal_projector.parameters(),
+            *self.heads.parameters(),
+        ]
         known = {id(parameter) for parameter in vision}
         text = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
         return {"encoder": vision, "decoder": text, "joint": vision + text}[stage]
 
     def _report(self, stage: str, elapsed: float, recent: deque[tuple[float, ...]]) -> None:
         means = " ".join(f"{value:.3f}" for value in np.mean(recent, axis=0))
-        print(f"{stage} lesson {self.progress.lesson} step {self.progress.step} pages {self.progress.pages} "
-              f"{elapsed / 60:.1f} min: {means}", flush=True)
+        print(
+            f"{stage} lesson {self.progress.lesson} step {self.progress.step} pages {self.progress.pages} "
+            f"{elapsed / 60:.1f} min: {means}",
+            flush=True,
+        )
 
     def _next_lesson(self, stage: str, recent: deque[tuple[float, ...]]) -> None:
-        if stage == "decoder" or self.progress.lesson == len(LESSONS) - 1:
+        if self.progress.lesson == len(LESSONS) - 1:
             return
-        if np.mean([measures[-1] for measures in recent]) >= PASS_MARK:
+        means = np.mean(recent, axis=0)
+        if means[-1] >= PASS_MARK if stage == "encoder" else means[0] <= PASS_LOSS:
             self.progress.lesson += 1
             recent.clear()
 
@@ -187,6 +220,13 @@ class Trainer:
         torch.save(state, self.folder / "state.part")
         (self.folder / "state.part").replace(self.folder / "state.pt")
 
+    def export(self, folder: Path) -> None:
+        """Write the checkpoint in the published layout, float16: what `load_model` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+        tokenizer().save(str(folder / "tokenizer.json"))
+        save_tensors(published_state_dict(self.model), folder / "model.safetensors", torch.float16)
+
     def _load(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
@@ -195,13 +235,26 @@ class Trainer:
         self.rng = np.random.default_rng([self.progress.step, 1])
 
 
+def all_experts(experts: UnlimitedOcrTextExperts, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """What the chosen experts make of ``hidden`` [n, D], by asking all of them.
+
+    A CPU kernel is compiled anew for every shape; groups of ever changing size would spend most of a step on that.
+    """
+    gates = torch.zeros(len(hidden), experts.num_experts).scatter_add(1, chosen, weights.float())
+    gate, up = torch.einsum("nd,eod->eno", hidden, experts.gate_up_proj).chunk(2, dim=-1)
+    out = torch.einsum("enh,edh->end", experts.act_fn(gate) * up, experts.down_proj)
+    return torch.einsum("end,ne->nd", out, gates.to(out.dtype)).to(hidden.dtype)
+
+
 def main() -> None:
     """Run one stage (command line)."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("training"), help="where the state is kept")
-    parser.add_argument("--stage", choices=["encoder", "decoder", "joint"], required=True)
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--stage", choices=["encoder", "decoder", "joint"], default="encoder")
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long; 0 to export only")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint there afterwards")
     parser.add_argument("--pages", type=int, default=4, help="pages in a step")
+    parser.add_argument("--words", type=int, nargs=2, default=PageDesign().words, help="fewest and most on a page")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--last-rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
@@ -209,10 +262,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    trainer = Trainer(arguments.folder)
+    trainer = Trainer(arguments.folder, tuple(arguments.words))
     if arguments.lesson is not None:
         trainer.progress.lesson = arguments.lesson
-    trainer.run(arguments.stage, arguments.minutes, arguments.pages, arguments.rate, arguments.last_rate)
+    if arguments.minutes:
+        trainer.run(arguments.stage, arguments.minutes, arguments.pages, arguments.rate, arguments.last_rate)
+    if arguments.export is not None:
+        trainer.export(arguments.export)
     print(json.dumps(vars(trainer.progress)))
 
 

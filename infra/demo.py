@@ -1,0 +1,176 @@
+"""The first minute: sample documents leave an object store and land in Parquet as text. ``make demo`` runs this.
+
+Everything stays on this machine: an S3-compatible server on loopback, a Prefect flow without a server, Ray on two
+cores, and the built-in model. The dataset stays in ``demo/dataset`` for a look around.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FOLDER = REPOSITORY / "demo"
+BUCKET = "library"
+QUIET = {
+    "PREFECT_HOME": str(FOLDER / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "DO_NOT_TRACK": "1",
+    "RTPRUNE_UNIT_PAGES": "4",
+}
+
+#: name -> pages; a page is (font, size in points, text). The built-in model reads large Latin print only.
+SAMPLES: dict[str, list[tuple[str, float, str]]] = {
+    "method.pdf": [
+        (
+            "tiro",
+            13.0,
+            "A page becomes a grid of visual tokens. Most of a page is white, and white tokens look alike. "
+            "The tokens with a large norm carry the text: they stay.",
+        ),
+        (
+            "tiro",
+            13.0,
+            "The others are not thrown away. Optimal transport shares them out among those that stay, "
+            "so that little of what they knew is lost.",
+        ),
+        ("tibo", 14.0, "The ratio adapts: a crowded page keeps nearly all of its tokens, an empty one few."),
+    ],
+    "letters/harbour.pdf": [
+        (
+            "helv",
+            12.0,
+            "Dear Madam, the ship left the harbour at 6:45 on Monday with 120 boxes of tea and 36 of coffee. "
+            "Please send the bill, $940 in all, to the office.",
+        ),
+        ("hebo", 13.0, "Yours truly, J. Watkins"),
+    ],
+    "letters/recipe.pdf": [
+        (
+            "cour",
+            12.0,
+            "Take 500 g of flour, 2 eggs and a pinch of salt. Knead for ten minutes, then rest the dough. "
+            "Bake at 220 degrees until it is brown.",
+        ),
+    ],
+}
+
+
+def main() -> int:
+    """Run the demonstration; returns the exit code."""
+    begin = time.monotonic()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    os.environ.update(QUIET)
+    sys.path.insert(0, str(REPOSITORY))
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for every request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        objects = upload(f"http://{host}:{port}")
+        print(f"\n{objects} objects uploaded to s3://{BUCKET} on loopback\n", flush=True)
+
+        from flows.ocr_corpus import ocr_corpus
+
+        ocr_corpus(source=f"s3://{BUCKET}", output=str(FOLDER / "dataset"), model="mini", workers=1)
+    finally:
+        server.stop()
+    show(time.monotonic() - begin)
+    return 0
+
+
+def upload(endpoint: str) -> int:
+    """Make the sample documents, put them into a fresh bucket, return their number."""
+    import boto3
+
+    os.environ.update(
+        AWS_ENDPOINT_URL=endpoint,
+        AWS_ACCESS_KEY_ID="demo",
+        AWS_SECRET_ACCESS_KEY="demo",
+        AWS_DEFAULT_REGION="us-east-1",
+    )
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    objects = {name: pdf(pages) for name, pages in SAMPLES.items()}
+    objects["letters/copy-of-recipe.pdf"] = objects["letters/recipe.pdf"]
+    objects["scans/note.png"] = picture(("helv", 14.0, "Scanned on 22 November: 3 pages, 1 stamp."))
+    objects["scans/broken.pdf"] = objects["method.pdf"][:200]
+    for name, data in objects.items():
+        client.put_object(Bucket=BUCKET, Key=name, Body=data)
+    return len(objects)
+
+
+def pdf(pages: list[tuple[str, float, str]]) -> bytes:
+    """A PDF of square pages, one block of text each."""
+    import pymupdf
+
+    document = pymupdf.open()
+    for font_name, size, text in pages:
+        page = document.new_page(width=256, height=256)
+        font = pymupdf.Font(font_name)
+        writer = pymupdf.TextWriter(page.rect)
+        for row, line in enumerate(wrapped(text, font, size)):
+            writer.append((14, 14 + size + row * 1.35 * size), line, font=font, fontsize=size)
+        writer.write_text(page)
+    data: bytes = document.tobytes()
+    return data
+
+
+def wrapped(text: str, font: object, size: float) -> list[str]:
+    """``text`` broken into lines that fit a page of 256 points."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.text_length(longer, size) > 230:  # type: ignore[attr-defined]
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def picture(page: tuple[str, float, str]) -> bytes:
+    """The same page as a PNG of 512 pixels."""
+    import pymupdf
+
+    with pymupdf.open(stream=pdf([page]), filetype="pdf") as document:
+        data: bytes = document[0].get_pixmap(matrix=pymupdf.Matrix(2, 2)).tobytes("png")
+        return data
+
+
+def show(seconds: float) -> None:
+    """Print what the dataset holds now: text, tokens, failures, and where it is."""
+    from rtprune.dataset import Output, read_documents, read_pages, statistics
+    from rtprune.report.wording import count, duration, share_saved
+
+    output = Output.existing(str(FOLDER / "dataset"))
+    for row in sorted(read_pages(output).to_pylist(), key=lambda row: (row["uri"], row["page"])):
+        before, after = row["visual_tokens_before"], row["visual_tokens_after"]
+        print(f"\n{row['uri']}, page {row['page']} [{row['status']}]: {before} -> {after} visual tokens")
+        print(textwrap.indent(row["text"] or "", "    "))
+    print()
+    for row in read_documents(output).to_pylist():
+        if row["status"] != "ok":
+            print(f"{row['uri']}: {row['status']}{': ' + row['error_message'] if row['error_message'] else ''}")
+    found = statistics(output)
+    saved = share_saved(found.visual_tokens_before, found.visual_tokens_after)
+    print(
+        f"\n{count(found.page_count, 'page')}, visual tokens {found.visual_tokens_before} -> "
+        f"{found.visual_tokens_after} ({saved} saved), {duration(seconds)}"
+    )
+    print(f"Parquet: {os.path.relpath(FOLDER / 'dataset' / 'pages')}/**/*.parquet")
+    print("Next: .venv/bin/rtprune stats demo/dataset, or the README for documents of your own.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

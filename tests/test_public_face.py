@@ -1,0 +1,39 @@
+"""What users import is there, and what the README shows runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import rtprune
+
+
+@pytest.mark.parametrize("name", rtprune.__all__)
+def test_every_public_name_can_be_imported(name: str) -> None:
+    assert getattr(rtprune, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = rtprune.nonsense
+
+
+def test_importing_the_package_does_not_load_torch() -> None:
+    code = "import sys, rtprune; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_readme_example_prunes() -> None:
+    from rtprune import PruneConfig, TokenLayout, prune
+
+    generator = torch.Generator().manual_seed(0)
+    layout = TokenLayout.deepseek_ocr(grid=16)
+    features = torch.randn(273, 32, generator=generator)
+    view = torch.rand(3, 1024, 1024, generator=generator) * 2 - 1
+    pruned = prune(features, layout, view, PruneConfig())
+    assert pruned.features.shape == (len(pruned.positions), 32)
+    assert pruned.facts.tokens_before == 273
+    assert pruned.facts.tokens_after == len(pruned.positions) < 273
