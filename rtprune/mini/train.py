@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from transformers import UnlimitedOcrForConditionalGeneration
 from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrTextExperts, apply_rotary_pos_emb
 
@@ -42,7 +45,7 @@ LESSONS = (
 )
 FULL_PAGE = (90, 90)  # more words than fit: the encoder learns most from full pages
 PASS_MARK = 0.93  # share of character cells named before the encoder's next lesson starts
-PASS_LOSS = 0.25  # nats a character before the decoder's next lesson starts
+PASS_LOSS = 0.5  # nats a character before the decoder's next lesson starts
 PLACE_LAYER, GAZE_LAYER = 1, 2
 SAVE_EVERY_S = 120.0
 
@@ -55,17 +58,42 @@ class Progress:
     lesson: int = 0
     step: int = 0
     pages: int = 0
-    seconds: float = 0.0
+
+
+class Team:
+    """Processes that train one model on pages of their own, averaging gradients; alone unless told otherwise."""
+
+    def __init__(self, rank: int = 0, size: int = 1, meeting: Path | None = None) -> None:
+        self.rank, self.size = rank, size
+        if size > 1:
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+
+    def average(self, parameters: list[torch.nn.Parameter], values: list[float]) -> list[float]:
+        """Make every gradient the team's mean; returns the means of ``values``."""
+        if self.size == 1:
+            return values
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([torch.tensor(values), *(gradient.flatten() for gradient in gradients)])
+        dist.all_reduce(flat)
+        flat /= self.size
+        start = len(values)
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+        return [float(value) for value in flat[: len(values)]]
 
 
 class Trainer:
     """A model, its optimiser and its progress in one folder."""
 
-    def __init__(self, folder: Path, words: tuple[int, int] = PageDesign().words, seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, words: tuple[int, int] = PageDesign().words, seed: int = 0, team: Team | None = None
+    ) -> None:
         self.folder = folder
+        self.team = team or Team()
         self.words = words
         self.progress = Progress()
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng([seed, self.team.rank])
         config = configuration(CONFIG)
         self.model = UnlimitedOcrForConditionalGeneration(config)
         initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
@@ -76,7 +104,7 @@ class Trainer:
         )
         for module in self.model.modules():
             if isinstance(module, UnlimitedOcrTextExperts):
-                module.forward = MethodType(all_experts, module)  # type: ignore[method-assign]
+                module.forward = MethodType(all_experts, module)
         self.gaze: dict[str, Tensor] = {}
         for layer in (PLACE_LAYER, GAZE_LAYER):
             attention = self.model.model.language_model.layers[layer].self_attn
@@ -140,11 +168,12 @@ class Trainer:
         self.progress.stage = stage
         parameters = self._trainable(stage)
         optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        recent: deque[tuple[float, ...]] = deque(maxlen=100)
+        recent: deque[list[float]] = deque(maxlen=100)
         begin = saved = time.monotonic()
-        step = 0
-        while (elapsed := time.monotonic() - begin) < minutes * 60:
+        step, elapsed = 0, 0.0
+        while elapsed < minutes * 60:
             share = elapsed / (minutes * 60)
+            elapsed = time.monotonic() - begin
             now = last_rate + 0.5 * (rate - last_rate) * (1 + math.cos(math.pi * share))
             for group in optimiser.param_groups:
                 group["lr"] = now * min(1.0, (step + 1) / 100)
@@ -156,11 +185,12 @@ class Trainer:
             loss, measures = self._losses(stage, batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            elapsed, *measures = self.team.average(parameters, [elapsed, *measures])
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             step += 1
             self.progress.step += 1
-            self.progress.pages += pages
+            self.progress.pages += pages * self.team.size
             recent.append(measures)
             if step % 100 == 0:
                 self._report(stage, elapsed, recent)
@@ -170,21 +200,21 @@ class Trainer:
                 self.save()
         self.save()
 
-    def _losses(self, stage: str, batch: Batch) -> tuple[Tensor, tuple[float, ...]]:
+    def _losses(self, stage: str, batch: Batch) -> tuple[Tensor, list[float]]:
         with torch.autocast("cpu", torch.bfloat16):
             if stage == "decoder":
                 with torch.no_grad():
                     tokens, patches = self.encode(batch.pixels)
                 text, gaze = self.decode(tokens, batch)
-                return text + 0.5 * gaze, (text.item(), gaze.item())
+                return text + 0.5 * gaze, [text.item(), gaze.item()]
             tokens, patches = self.encode(batch.pixels)
             by_patch, by_token, named = self.heads(patches, tokens, batch)
             premise = premise_loss(tokens, batch)
             loss = by_token + 0.5 * by_patch + 0.3 * premise
             if stage == "encoder":
-                return loss, (by_token.item(), by_patch.item(), premise.item(), named.item())
+                return loss, [by_token.item(), by_patch.item(), premise.item(), named.item()]
             text, gaze = self.decode(tokens, batch)
-            measures = (text.item(), gaze.item(), by_token.item(), premise.item(), named.item())
+            measures = [text.item(), gaze.item(), by_token.item(), premise.item(), named.item()]
             return text + 0.2 * gaze + 0.3 * loss, measures
 
     def _trainable(self, stage: str) -> list[torch.nn.Parameter]:
@@ -197,7 +227,9 @@ class Trainer:
         text = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
         return {"encoder": vision, "decoder": text, "joint": vision + text}[stage]
 
-    def _report(self, stage: str, elapsed: float, recent: deque[tuple[float, ...]]) -> None:
+    def _report(self, stage: str, elapsed: float, recent: deque[list[float]]) -> None:
+        if self.team.rank:
+            return
         means = " ".join(f"{value:.3f}" for value in np.mean(recent, axis=0))
         print(
             f"{stage} lesson {self.progress.lesson} step {self.progress.step} pages {self.progress.pages} "
@@ -205,7 +237,7 @@ class Trainer:
             flush=True,
         )
 
-    def _next_lesson(self, stage: str, recent: deque[tuple[float, ...]]) -> None:
+    def _next_lesson(self, stage: str, recent: deque[list[float]]) -> None:
         if self.progress.lesson == len(LESSONS) - 1:
             return
         means = np.mean(recent, axis=0)
@@ -215,6 +247,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state aside and rename it, so that a kill leaves the last good one."""
+        if self.team.rank:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "progress": vars(self.progress)}
         torch.save(state, self.folder / "state.part")
@@ -232,7 +266,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.progress = Progress(**state["progress"])
-        self.rng = np.random.default_rng([self.progress.step, 1])
+        self.rng = np.random.default_rng([self.progress.step, 1, self.team.rank])
 
 
 def all_experts(experts: UnlimitedOcrTextExperts, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -253,20 +287,33 @@ def main() -> None:
     parser.add_argument("--stage", choices=["encoder", "decoder", "joint"], default="encoder")
     parser.add_argument("--minutes", type=float, default=0.0, help="how long; 0 to export only")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint there afterwards")
-    parser.add_argument("--pages", type=int, default=4, help="pages in a step")
+    parser.add_argument("--pages", type=int, default=4, help="pages in a step, of each process")
     parser.add_argument("--words", type=int, nargs=2, default=PageDesign().words, help="fewest and most on a page")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--last-rate", type=float, default=1e-4)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=1, help="one per core; each draws and reads its own pages")
     parser.add_argument("--lesson", type=int, help="start at this lesson")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    if arguments.processes == 1 or not arguments.minutes:
+        _train(0, arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(  # type: ignore[no-untyped-call]
+            _train, (arguments, Path(folder) / "meeting"), nprocs=arguments.processes
+        )
+
+
+def _train(rank: int, arguments: argparse.Namespace, meeting: Path | None = None) -> None:
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    trainer = Trainer(arguments.folder, tuple(arguments.words))
+    size = 1 if meeting is None else arguments.processes
+    trainer = Trainer(arguments.folder, tuple(arguments.words), team=Team(rank, size, meeting))
     if arguments.lesson is not None:
         trainer.progress.lesson = arguments.lesson
     if arguments.minutes:
         trainer.run(arguments.stage, arguments.minutes, arguments.pages, arguments.rate, arguments.last_rate)
+    if rank:
+        return
     if arguments.export is not None:
         trainer.export(arguments.export)
     print(json.dumps(vars(trainer.progress)))
