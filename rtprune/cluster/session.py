@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from rtprune.errors import UsageError
 
 OBJECT_STORE_BYTES = 200_000_000  # only addresses and receipts travel through Ray
+CONNECT_TIMEOUT_S = 10.0
 
 # Read when Ray is first imported, so they are set before that and only where the user has not chosen.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_DEDUP_LOGS": "0"}
@@ -66,12 +68,28 @@ def live_nodes() -> list[Mapping[str, float]]:
 
 
 def _join(ray: Any, address: str) -> None:
+    nobody = UsageError(
+        f"no Ray cluster answers at {address!r}", "start one with `ray start --head`, or leave the address out"
+    )
+    if address.startswith("ray://"):
+        raise UsageError(
+            "a run takes place inside its cluster, not through ray://", "use `ray job submit -- rtprune run ...`"
+        )
+    if address != "auto" and not _answers(address):  # Ray itself would try for minutes
+        raise nobody
     try:
         _init(ray, address=address)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"no Ray cluster answers at {address!r}", "start one with `ray start --head`, or leave the address out"
-        ) from error
+        raise nobody from error
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _init(ray: Any, **options: Any) -> None:
