@@ -26,39 +26,24 @@ QUIET = {
     "RTPRUNE_UNIT_PAGES": "4",
 }
 
-#: name -> pages; a page is (font, size in points, text). The built-in model reads large Latin print only.
-SAMPLES: dict[str, list[tuple[str, float, str]]] = {
+FONT, SIZE = "cour", 13.0  # Courier in large print: what the built-in model reads
+
+#: name -> the text of each page
+SAMPLES: dict[str, list[str]] = {
     "method.pdf": [
-        (
-            "tiro",
-            13.0,
-            "A page becomes a grid of visual tokens. Most of a page is white, and white tokens look alike. "
-            "The tokens with a large norm carry the text: they stay.",
-        ),
-        (
-            "tiro",
-            13.0,
-            "The others are not thrown away. Optimal transport shares them out among those that stay, "
-            "so that little of what they knew is lost.",
-        ),
-        ("tibo", 14.0, "The ratio adapts: a crowded page keeps nearly all of its tokens, an empty one few."),
+        "A page becomes a grid of visual tokens. Most of a page is white, and white tokens look alike. "
+        "The tokens with a large norm carry the text: they stay.",
+        "The others are not lost. Optimal transport shares them out among those that stay.",
+        "The ratio adapts: a crowded page keeps nearly all of its tokens, an empty one few.",
     ],
     "letters/harbour.pdf": [
-        (
-            "helv",
-            12.0,
-            "Dear Madam, the ship left the harbour at 6:45 on Monday with 120 boxes of tea and 36 of coffee. "
-            "Please send the bill, $940 in all, to the office.",
-        ),
-        ("hebo", 13.0, "Yours truly, J. Watkins"),
+        "Dear Madam, the ship left the harbour at 6:45 on Monday with 120 boxes of tea and 36 of coffee. "
+        "Please send the bill, $940 in all, to the office.",
+        "Yours truly, J. Watkins",
     ],
     "letters/recipe.pdf": [
-        (
-            "cour",
-            12.0,
-            "Take 500 g of flour, 2 eggs and a pinch of salt. Knead for ten minutes, then rest the dough. "
-            "Bake at 220 degrees until it is brown.",
-        ),
+        "Take 500 g of flour, 2 eggs and a pinch of salt. Knead for ten minutes, then let it rest. "
+        "Bake until it is brown.",
     ],
 }
 
@@ -104,46 +89,34 @@ def upload(endpoint: str) -> int:
     client.create_bucket(Bucket=BUCKET)
     objects = {name: pdf(pages) for name, pages in SAMPLES.items()}
     objects["letters/copy-of-recipe.pdf"] = objects["letters/recipe.pdf"]
-    objects["scans/note.png"] = picture(("helv", 14.0, "Scanned on 22 November: 3 pages, 1 stamp."))
+    objects["scans/note.png"] = picture("Scanned on 22 November: 3 pages, 1 stamp.")
     objects["scans/broken.pdf"] = objects["method.pdf"][:200]
     for name, data in objects.items():
         client.put_object(Bucket=BUCKET, Key=name, Body=data)
     return len(objects)
 
 
-def pdf(pages: list[tuple[str, float, str]]) -> bytes:
+def pdf(pages: list[str]) -> bytes:
     """A PDF of square pages, one block of text each."""
     import pymupdf
 
     document = pymupdf.open()
-    for font_name, size, text in pages:
+    font = pymupdf.Font(FONT)
+    for text in pages:
         page = document.new_page(width=256, height=256)
-        font = pymupdf.Font(font_name)
         writer = pymupdf.TextWriter(page.rect)
-        for row, line in enumerate(wrapped(text, font, size)):
-            writer.append((14, 14 + size + row * 1.35 * size), line, font=font, fontsize=size)
+        for row, line in enumerate(textwrap.wrap(text, width=28)):
+            writer.append((14, 30 + row * 1.35 * SIZE), line, font=font, fontsize=SIZE)
         writer.write_text(page)
     data: bytes = document.tobytes()
     return data
 
 
-def wrapped(text: str, font: object, size: float) -> list[str]:
-    """``text`` broken into lines that fit a page of 256 points."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.text_length(longer, size) > 230:  # type: ignore[attr-defined]
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def picture(page: tuple[str, float, str]) -> bytes:
-    """The same page as a PNG of 512 pixels."""
+def picture(text: str) -> bytes:
+    """A page as a PNG of 512 pixels."""
     import pymupdf
 
-    with pymupdf.open(stream=pdf([page]), filetype="pdf") as document:
+    with pymupdf.open(stream=pdf([text]), filetype="pdf") as document:
         data: bytes = document[0].get_pixmap(matrix=pymupdf.Matrix(2, 2)).tobytes("png")
         return data
 

@@ -30,7 +30,7 @@ _SYMBOLS = list("#$%&*+-/<=>@[]^_`{|}~\\'\"()")
 
 @dataclass(frozen=True)
 class PageDesign:
-    """What a page may look like. Sizes and pitches in points, ranges inclusive.
+    """What a page may look like; the defaults are what the built-in checkpoint reads. Sizes are in points.
 
     Attributes:
         fonts: PyMuPDF names of the built-in fonts drawn from, one per page.
@@ -40,8 +40,8 @@ class PageDesign:
         words: range of the number of words; the page may hold fewer if they do not fit.
     """
 
-    fonts: tuple[str, ...] = ("cour", "cobo", "helv", "hebo", "tiro", "tibo")
-    sizes: tuple[float, float] = (11.0, 14.0)
+    fonts: tuple[str, ...] = ("cour",)
+    sizes: tuple[float, float] = (12.5, 13.5)
     pitch: tuple[float, float] = (1.15, 1.5)
     aligned: bool = False
     words: tuple[int, int] = (5, 60)

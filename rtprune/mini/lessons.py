@@ -18,6 +18,7 @@ CELL_WIDTH, CELL_HEIGHT = 8, 16  # a cell holds at most one character's middle
 CELLS = (TOKEN // CELL_HEIGHT) * (TOKEN // CELL_WIDTH)
 BLANK_WEIGHT = 0.05  # most cells are blank; they must not drown the rest
 CLASSES = len(CHARACTERS)  # class 0 (the newline's place) means blank
+LINES, COUNTS = 24, 64  # more than a page and a line hold
 IGNORED = -100
 LENGTH_STEP = 64  # sequences are padded to multiples: a CPU kernel is compiled anew for every length
 
@@ -36,6 +37,10 @@ class Batch:
         labels: [B, n] int64, next token to predict, ignored outside the text.
         gaze: [B, n] int64, index in the image block of the token that shows the next character, or -1.
         column: [B, n] int64, which of the token's 8 columns of cells the next character stands in.
+        line: [B, n] int64, number of the next character's line, ignored outside the text.
+        count: [B, n] int64, how many characters of its line stand before the next character.
+        token_line: [B, G*G, 4] int64, number of the line in each row of a token's cells; 0 for none, else from 1.
+        token_count: [B, G*G, 4] int64, number of the first character there within its line; 0 for none, else from 1.
     """
 
     pixels: Tensor
@@ -47,6 +52,10 @@ class Batch:
     labels: Tensor
     gaze: Tensor
     column: Tensor
+    line: Tensor
+    count: Tensor
+    token_line: Tensor
+    token_count: Tensor
 
 
 def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) -> Batch:
@@ -61,7 +70,8 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
     as_tokens = cells.reshape(len(pages), grid, TOKEN // CELL_HEIGHT, grid, TOKEN // CELL_WIDTH)
     as_tokens = as_tokens.transpose(0, 1, 3, 2, 4).reshape(len(pages), grid * grid, CELLS)
     ink = pictures.reshape(len(pages), grid, TOKEN, grid, TOKEN).min(axis=(2, 4)).reshape(len(pages), -1) < 250
-    ids, labels, gaze, column = _sequences(pages, grid, rng, noise)
+    ids, labels, gaze, column, line, count = _sequences(pages, grid, rng, noise)
+    lines, counts = zip(*(_numbering(page, grid) for page in pages), strict=True)
     pixels = torch.from_numpy((pictures.astype(np.float32) / 255 - 0.5) / 0.5)
     return Batch(
         pixels=pixels[:, None].expand(-1, 3, -1, -1).contiguous(),
@@ -73,6 +83,10 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
         labels=labels,
         gaze=gaze,
         column=column,
+        line=line,
+        count=count,
+        token_line=torch.from_numpy(np.stack(lines)),
+        token_count=torch.from_numpy(np.stack(counts)),
     )
 
 
@@ -85,9 +99,7 @@ def _cells(page: Page, side: int) -> np.ndarray:
     return cells
 
 
-def _sequences(
-    pages: list[Page], grid: int, rng: np.random.Generator, noise: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sequences(pages: list[Page], grid: int, rng: np.random.Generator, noise: float) -> tuple[Tensor, ...]:
     block = grid * (grid + 1) + 1
     head = [BOS, *[IMAGE] * block, *character_ids(PROMPT)]
     longest = len(head) + max(len(page.text) for page in pages)
@@ -96,6 +108,7 @@ def _sequences(
     labels = np.full((len(pages), longest), IGNORED, np.int64)
     gaze = np.full((len(pages), longest), -1, np.int64)
     column = np.zeros((len(pages), longest), np.int64)
+    line, count = (np.full((len(pages), longest), IGNORED, np.int64) for _ in range(2))
     first = len(head) - 1  # the prompt's last token predicts the first character
     for row, page in enumerate(pages):
         text = np.array(character_ids(page.text), np.int64)
@@ -109,7 +122,27 @@ def _sequences(
         rows = np.clip(page.centres[:, 1] // TOKEN, 0, grid - 1).astype(np.int64)
         gaze[row, first : first + len(text)] = rows * (grid + 1) + columns
         column[row, first : first + len(text)] = page.centres[:, 0] // CELL_WIDTH % (TOKEN // CELL_WIDTH)
-    return torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(gaze), torch.from_numpy(column)
+        line[row, first : first + len(text)], count[row, first : first + len(text)] = _line_and_count(page)
+    return tuple(torch.from_numpy(array) for array in (ids, labels, gaze, column, line, count))
+
+
+def _line_and_count(page: Page) -> tuple[np.ndarray, np.ndarray]:
+    """Of each character: the number of its line, and how many of that line stand before it."""
+    lines = page.text.split("\n")
+    counts = np.concatenate([np.arange(len(line) + 1) for line in lines])[:-1]
+    return np.repeat(np.arange(len(lines)), [len(line) + 1 for line in lines])[:-1], np.minimum(counts, COUNTS - 2)
+
+
+def _numbering(page: Page, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the line, and of its first character, in each row of cells of each token; 0 for none."""
+    lines, counts = (np.zeros((grid * grid, TOKEN // CELL_HEIGHT), np.int64) for _ in range(2))
+    for line, count, (x, y), character in zip(*_line_and_count(page), page.centres, page.text, strict=True):
+        row, column = int(y // TOKEN), int(x // TOKEN)
+        if character != "\n" and row < grid and column < grid:
+            place = row * grid + column, int(y % TOKEN // CELL_HEIGHT)
+            if not lines[place]:
+                lines[place], counts[place] = line + 1, count + 1
+    return lines, counts
 
 
 class CellHeads(nn.Module):
@@ -137,6 +170,40 @@ class CellHeads(nn.Module):
         token_loss = F.cross_entropy(by_token, truth, weight)
         named = (by_token.argmax(-1) == truth)[truth > 0].float().mean()
         return patch_loss, token_loss, named
+
+
+class CountingHeads(nn.Module):
+    """Throw-away linear heads that number lines and characters, in the picture and in what is written; never shipped.
+
+    With them the decoder finds the next character by its number, however alike two places of a page look.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        rows = TOKEN // CELL_HEIGHT
+        self.seen = nn.Linear(hidden_size, rows * (LINES + COUNTS))
+        self.told = nn.Linear(hidden_size, LINES + COUNTS)
+
+    def forward(self, tokens: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Losses of numbering what is seen and what is told.
+
+        Args:
+            tokens: [B, G*G, D], visual tokens.
+            hidden: [B, n, D], the decoder's hidden states where it begins to look for the next character.
+            batch: the numbers.
+        """
+        seen = self.seen(tokens).float().view(*batch.token_line.shape, LINES + COUNTS)
+        told = self.told(hidden).float()
+        return (
+            _numbers_loss(seen, batch.token_line, batch.token_count),
+            _numbers_loss(told, batch.line, batch.count),
+        )
+
+
+def _numbers_loss(scores: Tensor, lines: Tensor, counts: Tensor) -> Tensor:
+    line = F.cross_entropy(scores[..., :LINES].flatten(0, -2), lines.flatten(), ignore_index=IGNORED)
+    count = F.cross_entropy(scores[..., LINES:].flatten(0, -2), counts.flatten(), ignore_index=IGNORED)
+    return line + count
 
 
 def premise_loss(tokens: Tensor, batch: Batch) -> Tensor:

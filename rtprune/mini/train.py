@@ -31,17 +31,26 @@ from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOc
 
 from rtprune.mini.architecture import CONFIG, initialise_by_fan_in, tokenizer
 from rtprune.mini.generator import Page, PageDesign, draw_page
-from rtprune.mini.lessons import IGNORED, Batch, CellHeads, gaze_loss, make_batch, place_loss, premise_loss
+from rtprune.mini.lessons import (
+    IGNORED,
+    Batch,
+    CellHeads,
+    CountingHeads,
+    gaze_loss,
+    make_batch,
+    place_loss,
+    premise_loss,
+)
 from rtprune.models.deepseek_ocr import configuration, published_state_dict
 from rtprune.models.weights import save_tensors
 
 LESSONS = (
-    PageDesign(fonts=("cour",), sizes=(40 / 3, 40 / 3), aligned=True),
-    PageDesign(fonts=("cour",), sizes=(40 / 3, 40 / 3)),
-    PageDesign(fonts=("cour",), sizes=(12.5, 13.5)),
+    PageDesign(sizes=(40 / 3, 40 / 3), aligned=True),
+    PageDesign(sizes=(40 / 3, 40 / 3)),
+    PageDesign(),
     PageDesign(fonts=("cour", "cobo"), sizes=(11.5, 13.5)),
     PageDesign(fonts=("cour", "cobo", "helv", "hebo"), sizes=(11.5, 13.5)),
-    PageDesign(),
+    PageDesign(fonts=("cour", "cobo", "helv", "hebo", "tiro", "tibo"), sizes=(11.0, 14.0)),
 )
 FULL_PAGE = (90, 90)  # more words than fit: the encoder learns most from full pages
 PASS_MARK = 0.93  # share of character cells named before the encoder's next lesson starts
@@ -98,6 +107,7 @@ class Trainer:
         self.model = UnlimitedOcrForConditionalGeneration(config)
         initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
         self.heads = CellHeads(config.vision_config.sam_config.output_channels, config.text_config.hidden_size)
+        self.counting = CountingHeads(config.text_config.hidden_size)
         self.patches: list[Tensor] = []
         self.model.model.vision_tower.sam_encoder.neck.register_forward_hook(
             lambda module, inputs, output: self.patches.append(output)
@@ -110,6 +120,7 @@ class Trainer:
             attention = self.model.model.language_model.layers[layer].self_attn
             attention.q_proj.register_forward_hook(self._keep(f"queries{layer}"))
             attention.k_proj.register_forward_hook(self._keep(f"keys{layer}"))
+        self.model.model.language_model.layers[GAZE_LAYER].register_forward_pre_hook(self._keep_hidden)
         if (folder / "state.pt").exists():
             self._load()
 
@@ -119,8 +130,8 @@ class Trainer:
         features = self.model.model.vision_tower(pixels).last_hidden_state
         return self.model.model.multi_modal_projector(features), self.patches[0]
 
-    def decode(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses of the next character and of where the decoder looks."""
+    def decode(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses of the next character, of where the decoder looks, and of numbering what is seen and told."""
         inner = self.model.model
         pages, count, size = tokens.shape
         grid = math.isqrt(count)
@@ -134,7 +145,11 @@ class Trainer:
         text_loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
         place = place_loss(*self._rotated(PLACE_LAYER, embedded), batch)
         gaze = gaze_loss(*self._rotated(GAZE_LAYER, embedded), batch)
-        return text_loss, gaze + 0.5 * place
+        seen, told = self.counting(tokens, self.gaze["hidden"], batch)
+        return text_loss, gaze + 0.5 * place, seen, told
+
+    def _keep_hidden(self, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.gaze["hidden"] = inputs[0]
 
     def _keep(self, name: str) -> Callable[[torch.nn.Module, Any, Tensor], None]:
         def hook(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
@@ -205,17 +220,17 @@ class Trainer:
             if stage == "decoder":
                 with torch.no_grad():
                     tokens, patches = self.encode(batch.pixels)
-                text, gaze = self.decode(tokens, batch)
-                return text + 0.5 * gaze, [text.item(), gaze.item()]
+                text, gaze, _, told = self.decode(tokens, batch)
+                return text + 0.5 * gaze + 0.3 * told, [text.item(), gaze.item(), told.item()]
             tokens, patches = self.encode(batch.pixels)
             by_patch, by_token, named = self.heads(patches, tokens, batch)
             premise = premise_loss(tokens, batch)
             loss = by_token + 0.5 * by_patch + 0.3 * premise
             if stage == "encoder":
                 return loss, [by_token.item(), by_patch.item(), premise.item(), named.item()]
-            text, gaze = self.decode(tokens, batch)
-            measures = [text.item(), gaze.item(), by_token.item(), premise.item(), named.item()]
-            return text + 0.2 * gaze + 0.3 * loss, measures
+            text, gaze, seen, told = self.decode(tokens, batch)
+            taught = [text, gaze, seen, told, by_token, premise, named]
+            return text + 0.5 * gaze + 0.2 * (seen + told) + loss, [value.item() for value in taught]
 
     def _trainable(self, stage: str) -> list[torch.nn.Parameter]:
         vision = [
@@ -225,6 +240,7 @@ class Trainer:
         ]
         known = {id(parameter) for parameter in vision}
         text = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
+        text += self.counting.parameters()
         return {"encoder": vision, "decoder": text, "joint": vision + text}[stage]
 
     def _report(self, stage: str, elapsed: float, recent: deque[list[float]]) -> None:
@@ -250,7 +266,12 @@ class Trainer:
         if self.team.rank:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "progress": vars(self.progress)}
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "counting": self.counting.state_dict(),
+            "progress": vars(self.progress),
+        }
         torch.save(state, self.folder / "state.part")
         (self.folder / "state.part").replace(self.folder / "state.pt")
 
@@ -265,6 +286,7 @@ class Trainer:
         state = torch.load(self.folder / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.counting.load_state_dict(state["counting"])
         self.progress = Progress(**state["progress"])
         self.rng = np.random.default_rng([self.progress.step, 1, self.team.rank])
 

@@ -55,6 +55,19 @@ def test_the_gaze_goes_to_the_token_and_column_of_the_next_character(batch: Batc
     assert (batch.gaze >= 0).sum() == len("ab c\nd")
 
 
+def test_lines_and_characters_are_numbered_as_they_are_written(batch: Batch) -> None:
+    told = slice(FIRST - 1, FIRST - 1 + len("ab c\nd"))
+    assert batch.line[0, told].tolist() == [0, 0, 0, 0, 0, 1]
+    assert batch.count[0, told].tolist() == [0, 1, 2, 3, 4, 0]
+    assert batch.line[0, FIRST + len("ab c\nd") - 1] == IGNORED
+
+
+def test_a_token_carries_the_numbers_of_what_it_shows(batch: Batch) -> None:
+    assert batch.token_line[0, 2 * 8 + 1].tolist() == [1, 0, 2, 0]
+    assert batch.token_count[0, 2 * 8 + 1].tolist() == [1, 0, 1, 0]
+    assert (batch.token_line > 0).sum() == 2
+
+
 def test_gaze_loss_vanishes_when_every_head_looks_where_it_should(batch: Batch) -> None:
     n = batch.ids.shape[1]
     keys = torch.eye(n).expand(1, 8, n, n) * 100.0
