@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,9 +29,12 @@ def free_port() -> int:
         return port
 
 
-def accepts(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+def takes_jobs(dashboard: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -62,8 +66,9 @@ def dashboard(environment: dict[str, str]) -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            wait_until(lambda: accepts(port), "the head's dashboard")
-            yield f"http://127.0.0.1:{port}"
+            address = f"http://127.0.0.1:{port}"
+            wait_until(lambda: takes_jobs(address), "the head's dashboard")
+            yield address
         finally:
             head.terminate()
             head.wait(30)
