@@ -51,23 +51,27 @@ def environment(store_endpoint: str, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def dashboard(environment: dict[str, str]) -> Iterator[str]:
+def dashboard(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """Address to submit jobs to; the head runs for the length of the test."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as scratch:  # its sockets' paths must be short
+    said = tmp_path / "head.log"
+    # its sockets' paths must be short
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as scratch, said.open("w") as log:
         head = subprocess.Popen(
             [
                 str(BINARIES / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}",
-                "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={scratch}",
+                "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",
+                f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={scratch}",
                 "--object-store-memory=200000000",
             ],
             env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{port}"
-            wait_until(lambda: takes_jobs(address), "the head's dashboard")
+            wait_until(lambda: takes_jobs(address) or head.poll() is not None, "the head's dashboard")
+            assert head.poll() is None, said.read_text()
             yield address
         finally:
             head.terminate()
