@@ -26,7 +26,7 @@ QUIET = {
     "RTPRUNE_UNIT_PAGES": "4",
 }
 
-FONT, SIZE = "cour", 13.0  # Courier in large print: what the built-in model reads
+FONT, SIZE = "cour", 40 / 3  # Courier in large print: what the built-in model reads
 
 #: name -> the text of each page
 SAMPLES: dict[str, list[str]] = {
@@ -105,7 +105,7 @@ def pdf(pages: list[str]) -> bytes:
     for text in pages:
         page = document.new_page(width=256, height=256)
         writer = pymupdf.TextWriter(page.rect)
-        for row, line in enumerate(textwrap.wrap(text, width=28)):
+        for row, line in enumerate(textwrap.wrap(text, width=27)):
             writer.append((14, 30 + row * 1.35 * SIZE), line, font=font, fontsize=SIZE)
         writer.write_text(page)
     data: bytes = document.tobytes()

@@ -41,7 +41,7 @@ class PageDesign:
     """
 
     fonts: tuple[str, ...] = ("cour",)
-    sizes: tuple[float, float] = (12.5, 13.5)
+    sizes: tuple[float, float] = (40 / 3, 40 / 3)
     pitch: tuple[float, float] = (1.15, 1.5)
     aligned: bool = False
     words: tuple[int, int] = (5, 60)

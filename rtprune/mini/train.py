@@ -45,9 +45,9 @@ from rtprune.models.deepseek_ocr import configuration, published_state_dict
 from rtprune.models.weights import save_tensors
 
 LESSONS = (
-    PageDesign(sizes=(40 / 3, 40 / 3), aligned=True),
-    PageDesign(sizes=(40 / 3, 40 / 3)),
+    PageDesign(aligned=True),
     PageDesign(),
+    PageDesign(sizes=(12.5, 13.5)),
     PageDesign(fonts=("cour", "cobo"), sizes=(11.5, 13.5)),
     PageDesign(fonts=("cour", "cobo", "helv", "hebo"), sizes=(11.5, 13.5)),
     PageDesign(fonts=("cour", "cobo", "helv", "hebo", "tiro", "tibo"), sizes=(11.0, 14.0)),
