@@ -12,10 +12,10 @@ from tasks.retries import STEP
 
 @task(**STEP)
 def discover(run: Run) -> Found:
-    """Objects that no plan covers yet, and planned units that are not committed yet."""
+    """Objects still to be opened, and planned units that are not committed yet."""
     found = steps.discover(run)
     get_run_logger().info(
-        "%d objects in %s: %d new, %d planned units still to read",
+        "%d objects in %s: %d to look into, %d planned units still to read",
         found.objects,
         run.source,
         len(found.new),

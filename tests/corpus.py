@@ -10,8 +10,8 @@ from rtprune.settings import RunSettings
 from rtprune.store import find, join
 
 
-def write_pdf(path: Path, pages: int, words: str = "page") -> Path:
-    """A PDF whose pages say ``words`` and their number."""
+def write_pdf(path: Path, pages: int, words: str = "page", password: str | None = None) -> Path:
+    """A PDF whose pages say ``words`` and their number, encrypted if there is a ``password``."""
     import pymupdf
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,8 @@ def write_pdf(path: Path, pages: int, words: str = "page") -> Path:
     for number in range(1, pages + 1):
         page = document.new_page(width=200, height=200)
         page.insert_text((20, 100), f"{words} {number}", fontsize=18)
-    document.save(path)
+    lock = {"encryption": pymupdf.PDF_ENCRYPT_AES_256, "user_pw": password} if password else {}
+    document.save(path, **lock)
     document.close()
     return path
 

@@ -158,5 +158,5 @@ def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
     assert "loading the model" in shown
     assert f"{left} of {left} page" in shown
     final = shown.rpartition("\r\x1b[2K")[2]
-    assert re.match(rf"finished in .*\ndocuments +0 new\npages +{left} recorded\nvisual tokens +", final)
+    assert re.match(rf"finished in .*\ndocuments +0 looked into\npages +{left} recorded\nvisual tokens +", final)
     assert sum(assert_complete(str(out)).values()) == 80

@@ -58,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """The source held against OUTPUT: objects that no plan covers yet, planned units that are not committed yet."""
+    """The source held against OUTPUT: objects still to be opened, planned units that are not committed yet."""
 
     output: Output
     objects: int
@@ -67,7 +67,7 @@ class Found:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether every object is planned and every planned unit committed."""
+        """Whether no object is to be opened and every planned unit is committed."""
         return not self.new and not self.pending
 
 

@@ -7,7 +7,7 @@ step does what they lack.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,13 +42,15 @@ from rtprune.dataset import (
     record_run,
 )
 from rtprune.dataset.schema import RunStatus
-from rtprune.documents import list_objects
+from rtprune.documents import SourceObject, list_objects
 from rtprune.errors import RTPruneError, UsageError
 from rtprune.models import describe
 from rtprune.settings import ReadSettings, RunSettings
 
 logger = logging.getLogger(__name__)
 
+#: Why an object could not be opened before, and yet may be now that somebody starts another run.
+TRIED_AGAIN = ("unreachable", "unreadable")
 PLAN_OBJECTS = 10_000  # objects looked into before their plan is written: what a kill meanwhile can cost
 INSPECT_TIMEOUT_S = 600.0
 FAILURES_IN_A_ROW = 3
@@ -82,9 +84,17 @@ def discover(run: Run) -> Found:
     return Found(
         output,
         len(objects),
-        tuple(found for found in objects if not log.covers(found.uri, found.version)),
+        tuple(_to_open(run, log, objects)),
         tuple(unit for unit in log.units if unit.unit_id not in committed),
     )
+
+
+def _to_open(run: Run, log: PlanLog, objects: Iterable[SourceObject]) -> Iterator[SourceObject]:
+    """Objects that no plan covers yet, and those it could not open but that may be opened now."""
+    reasons = TRIED_AGAIN if run.settings.password is None else (*TRIED_AGAIN, "encrypted")
+    for found in objects:
+        if not log.covers(found.uri, found.version) or log.failure(found.uri, found.version) in reasons:
+            yield found
 
 
 @contextmanager
@@ -104,7 +114,7 @@ def in_progress(run: Run, found: Found) -> Iterator[None]:
 def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_stop: ShouldStop = never) -> Planned:
     """Look into the new objects on Ray and append them to the plan; done again, it goes on where it was."""
     log = PlanLog(found.output)
-    new = [one for one in found.new if not log.covers(one.uri, one.version)]
+    new = list(_to_open(run, log, found.new))
     documents = failed = 0
     stopped = False
     for chunk in chunks(new, PLAN_OBJECTS):

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rtprune.dataset.output import Output, data_file, unit_of
-from rtprune.dataset.plan import WorkUnit, plan_table, write_documents
-from rtprune.dataset.schema import SCHEMA_VERSION, PageRow, RunRow, page_table, parquet_bytes, run_table
+from rtprune.dataset.plan import WorkUnit, load_plans, standing_documents, write_documents
+from rtprune.dataset.schema import SCHEMA_VERSION, PageRow, RunRow, page_table, parquet_bytes, row_count, run_table
 from rtprune.errors import RTPruneError
 from rtprune.store import create_if_absent, delete, find, get, get_many, join, put
 
@@ -124,14 +124,18 @@ def _check_rows(unit: WorkUnit, rows: Sequence[PageRow]) -> None:
 
 
 def _restore_documents(output: Output) -> int:
-    """Write the ``documents`` files of plans whose maker was killed before it could; returns how many."""
-    plans = find(join(output.uri, "_rtprune", "plans"), ".parquet")
-    present = {uri.rsplit("/d-", 1)[-1] for uri in find(join(output.uri, "documents"), ".parquet")}
-    missing = [uri for uri in plans if uri.rsplit("/", 1)[1] not in present]
-    for uri in missing:
-        number = int(uri.rsplit("/", 1)[1].removesuffix(".parquet"))
-        write_documents(output, number, plan_table(get(uri), uri))
-    return len(missing)
+    """Write the ``documents`` files that lack because a plan's maker was killed, or hold rows that a later plan
+    superseded; returns how many."""
+    plans = load_plans(output)
+    written = {uri.rsplit("/", 1)[-1]: uri for uri in find(join(output.uri, "documents"), ".parquet")}
+    restored = 0
+    for number, (plan, standing) in enumerate(zip(plans, standing_documents(plans), strict=True), start=1):
+        run_id = plan.column("run_id")[0].as_py()
+        uri = written.get(output.documents_uri(run_id, number).rsplit("/", 1)[-1])
+        if uri is None or (len(standing) < len(plan) and row_count(get(uri)) != len(standing)):
+            write_documents(output, number, run_id, standing)
+            restored += 1
+    return restored
 
 
 def _markers(output: Output) -> list[str]:

@@ -1,8 +1,9 @@
 """What is to be read: documents cut into work units, kept as an append-only log of plans.
 
-Plan N covers exactly the objects (URI and version) that no earlier plan covers, and is created only if absent, so of
-two runs that plan at once one wins each number and the other plans what is then still new. A plan is never changed:
-units keep their ids whatever is killed, and whoever resumes finds the same work.
+Plan N covers exactly the objects (URI and version) that no earlier plan covers, and those that an earlier one has as
+failed and that can be opened now; its rows then supersede the earlier ones. It is created only if absent, so of two
+runs that plan at once one wins each number and the other plans what is then still new. A plan is never changed: units
+keep their ids whatever is killed, and whoever resumes finds the same work.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from rtprune.dataset.output import Output, check_run_id
 from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, parquet_bytes, storable
 from rtprune.errors import RTPruneError
-from rtprune.store import create_if_absent, get, put
+from rtprune.store import create_if_absent, find, get, get_many, join, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class PlanLog:
         self._output = output
         self._count = 0
         self._units: list[WorkUnit] = []
-        self._objects: set[tuple[str, str]] = set()
+        self._failures: dict[tuple[str, str], str | None] = {}  # of every object planned; None for those opened
         self._doc_ids: set[str] = set()
         self.reload()
 
@@ -151,7 +152,11 @@ class PlanLog:
 
     def covers(self, uri: str, version: str) -> bool:
         """Whether a plan has this object in this version, so that there is no need to open it again."""
-        return (storable(uri), version) in self._objects
+        return (storable(uri), version) in self._failures
+
+    def failure(self, uri: str, version: str) -> str | None:
+        """The ``error_type`` of an object that is planned but could not be opened, else ``None``."""
+        return self._failures.get((storable(uri), version))
 
     def reload(self) -> tuple[WorkUnit, ...]:
         """Load the plans that were appended since; returns their units."""
@@ -164,9 +169,10 @@ class PlanLog:
             self._take(plan_table(data, self._output.plan_uri(self._count + 1)))
 
     def append(self, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> tuple[WorkUnit, ...]:
-        """Plan those of ``documents`` that no plan covers yet; returns the units that were not known before the call.
+        """Plan those of ``documents`` that no plan covers yet, or has as failed; returns the units new to this log.
 
-        Nothing is written when all are covered. The ``documents`` rows are visible as soon as this returns.
+        Nothing is written when there are none. The ``documents`` rows are visible as soon as this returns, and the
+        failed ones they supersede are gone with the next publish.
 
         Raises:
             ValueError: see ``plan_units``.
@@ -177,7 +183,7 @@ class PlanLog:
         rows = [replace(row, uri=storable(row.uri)) for row in documents]
         while True:
             self.reload()
-            new = _classify((row for row in rows if not self.covers(row.uri, row.version)), self._doc_ids)
+            new = _classify(filter(self._lacks, rows), self._doc_ids)
             if not new:
                 return tuple(self._units[before:])
             units = plan_units(new, self._output.config_hash, unit_pages)
@@ -187,16 +193,21 @@ class PlanLog:
             plan = _with_slices(stamped, units)
             number = self._count + 1
             if create_if_absent(self._output.plan_uri(number), parquet_bytes(plan)):
-                write_documents(self._output, number, plan)
+                write_documents(self._output, number, run_id, stamped)
                 self._take(plan)
                 return tuple(self._units[before:])
 
+    def _lacks(self, row: DocumentRow) -> bool:
+        opened_at_last = row.status == "ok" and self.failure(row.uri, row.version) is not None
+        return opened_at_last or not self.covers(row.uri, row.version)
+
     def _take(self, plan: pa.Table) -> None:
         self._count += 1
-        for uri, version, status, doc_id in zip(
-            *(plan.column(name).to_pylist() for name in ("uri", "version", "status", "doc_id")), strict=True
+        names = ("uri", "version", "status", "doc_id", "error_type")
+        for uri, version, status, doc_id, error_type in zip(
+            *(plan.column(name).to_pylist() for name in names), strict=True
         ):
-            self._objects.add((uri, version))
+            self._failures[uri, version] = error_type if status == "failed" else None
             if status == "ok":
                 self._doc_ids.add(doc_id)
         self._units.extend(_units_of(plan))
@@ -237,7 +248,26 @@ def plan_table(data: bytes, uri: str) -> pa.Table:
         ) from error
 
 
-def write_documents(output: Output, number: int, plan: pa.Table) -> None:
-    """Write the ``documents`` rows of plan ``number`` for readers. Doing it again changes nothing: the plan decides."""
-    run_id = plan.column("run_id")[0].as_py()
-    put(output.documents_uri(run_id, number), parquet_bytes(plan.select(DOCUMENTS.names).cast(DOCUMENTS)))
+def load_plans(output: Output) -> list[pa.Table]:
+    """The tables of all plans, oldest first."""
+    found = get_many(find(join(output.uri, "_rtprune", "plans"), ".parquet"))
+    return [plan_table(data, uri) for uri, data in found.items()]
+
+
+def standing_documents(plans: Sequence[pa.Table]) -> list[pa.Table]:
+    """The ``documents`` rows of each of ``plans``, oldest first, without those that a later one supersedes."""
+    keys = [
+        list(zip(plan.column("uri").to_pylist(), plan.column("version").to_pylist(), strict=True)) for plan in plans
+    ]
+    latest = {key: number for number, some in enumerate(keys) for key in some}
+    return [
+        plan.select(DOCUMENTS.names)
+        .cast(DOCUMENTS)
+        .filter(pa.array([latest[key] == number for key in some], pa.bool_()))
+        for number, (plan, some) in enumerate(zip(plans, keys, strict=True))
+    ]
+
+
+def write_documents(output: Output, number: int, run_id: str, documents: pa.Table) -> None:
+    """Write for readers what stands of the ``documents`` rows of plan ``number``, made by run ``run_id``."""
+    put(output.documents_uri(run_id, number), parquet_bytes(documents))

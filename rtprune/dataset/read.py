@@ -16,10 +16,10 @@ import pyarrow.dataset as pads
 
 from rtprune.dataset.commit import committed_files
 from rtprune.dataset.output import Output
-from rtprune.dataset.plan import plan_table
+from rtprune.dataset.plan import load_plans, standing_documents
 from rtprune.dataset.schema import DOCUMENTS, PAGES
 from rtprune.errors import UsageError
-from rtprune.store import find, get_many, join, open_filesystem, store_errors
+from rtprune.store import join, open_filesystem, store_errors
 
 #: The stages that a page's time is divided into.
 STAGES = ("render", "encode", "prune", "prefill", "decode")
@@ -65,9 +65,7 @@ def read_pages(output: Output, columns: Sequence[str] | None = None) -> pa.Table
 
 def read_documents(output: Output) -> pa.Table:
     """One row per object of the source in each version met, in the order they were planned."""
-    plans = get_many(find(join(output.uri, "_rtprune", "plans"), ".parquet"))
-    tables = [plan_table(data, uri).select(DOCUMENTS.names).cast(DOCUMENTS) for uri, data in plans.items()]
-    return pa.concat_tables(tables) if tables else DOCUMENTS.empty_table()
+    return pa.concat_tables([DOCUMENTS.empty_table(), *standing_documents(load_plans(output))])
 
 
 def statistics(output: Output) -> Statistics:

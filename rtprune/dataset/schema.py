@@ -265,3 +265,8 @@ def parquet_bytes(table: pa.Table) -> bytes:
         write_page_checksum=True,
     )
     return sink.getvalue()
+
+
+def row_count(data: bytes) -> int:
+    """Number of rows in a Parquet file."""
+    return int(pq.read_metadata(pa.BufferReader(data)).num_rows)

@@ -26,7 +26,7 @@ def run_summary(summary: RunSummary) -> str:
         )
     tally = summary.tally
     pages = f"{tally.pages:,} recorded" + (f", {tally.failed:,} of them failed" if tally.failed else "")
-    documents = f"{summary.documents:,} new" + (
+    documents = f"{summary.documents:,} looked into" + (
         f", {summary.documents_failed:,} of them could not be opened" if summary.documents_failed else ""
     )
     lines = [("documents", documents), ("pages", pages)]

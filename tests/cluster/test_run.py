@@ -68,6 +68,24 @@ def test_new_and_changed_objects_are_added_to_what_is_there(
     assert read_pages(Output.existing(summary.output)).num_rows == 6
 
 
+def test_a_locked_document_is_read_by_the_run_that_brings_its_password(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_corpus(tmp_path / "source", documents=1, pages=1)
+    write_pdf(source / "locked.pdf", 2, password="sesame")
+    monkeypatch.setattr(steps, "Reader", InstantReader)
+    settings = quick_settings(random_checkpoint)
+    output = str(tmp_path / "out")
+    assert run_corpus(str(source), output, settings).documents_failed == 1
+    assert run_corpus(str(source), output, settings).status == "nothing to do"
+
+    monkeypatch.setattr(steps, "Reader", Reader)
+    opened = run_corpus(str(source), output, settings.model_copy(update={"password": "sesame"}))
+    assert (opened.documents, opened.documents_failed, opened.tally.pages, opened.tally.failed) == (1, 0, 2, 0)
+    assert read_documents(Output.existing(output)).column("status").to_pylist() == ["ok", "ok"]
+    assert assert_complete(output).total() == 3
+
+
 def test_source_and_dataset_in_an_object_store(bucket: str, tmp_path: Path, random_checkpoint: Path) -> None:
     from rtprune.store import join, put
 

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtprune.dataset import DocumentRow, Output, PlanLog, plan_units, publish, read_documents
 from rtprune.errors import RTPruneError, UsageError
-from rtprune.store import delete, find, join, put
+from rtprune.store import delete, find, get, join, put
 from tests.dataset.samples import document
 
 FAILED = DocumentRow("s3://in/broken.pdf", "1", 3, "failed", error_type="not-a-document", error_message="no PDF")
@@ -140,6 +142,28 @@ def test_bytes_that_could_not_be_opened_once_are_read_when_they_can_be(output: O
     (unit,) = PlanLog(output).append([document("a", 2, version="2")], unit_pages=8, run_id="r2")
     assert unit.page_count == 2
     assert read_documents(output).column("status").to_pylist() == ["failed", "ok"]
+
+
+def test_a_document_that_opens_at_the_second_try_supersedes_its_failed_row(output: Output) -> None:
+    opened = document("a", 2)
+    locked = replace(opened, status="failed", pages=None, error_type="encrypted")
+    PlanLog(output).append([document("b"), FAILED, locked], unit_pages=8, run_id="r1")
+    log = PlanLog(output)
+    assert log.failure(locked.uri, locked.version) == "encrypted"
+    assert log.append([FAILED, locked], unit_pages=8, run_id="r2") == ()  # still in vain: nothing to write
+    assert log.count == 1
+    (unit,) = log.append([FAILED, opened], unit_pages=8, run_id="r3")
+    assert [piece.doc_id for piece in unit.slices] == [opened.doc_id]
+    assert log.failure(opened.uri, opened.version) is None
+    expected = {"s3://in/a.pdf": "ok", "s3://in/b.pdf": "ok", "s3://in/broken.pdf": "failed"}
+    table = read_documents(output)
+    assert dict(zip(table["uri"].to_pylist(), table["status"].to_pylist(), strict=True)) == expected
+    assert publish(output, "r3").documents == 1
+    files = find(join(output.uri, "documents"), ".parquet")
+    rows = pa.concat_tables([pq.read_table(pa.BufferReader(get(uri))) for uri in files])
+    assert dict(zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)) == expected
+    assert len(rows) == 3
+    assert not publish(output, "r4").changed
 
 
 def test_a_file_name_that_is_not_utf8_is_planned_once(output: Output) -> None:

@@ -19,7 +19,7 @@ def test_summary_tells_pages_failures_and_tokens_saved() -> None:
     text = run_summary(RUN)
     assert text.splitlines()[0] == "finished in 1 min 15 s"
     assert "1,200 recorded, 2 of them failed" in text
-    assert "3 new, 1 of them could not be opened" in text
+    assert "3 looked into, 1 of them could not be opened" in text
     assert "10,000 -> 8,000 (20.0 % saved)" in text
     assert "s3://b/out" in text
 
