@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from rtprune.mini.architecture import BOS, CHARACTERS, EOS, IMAGE, PAD, PROMPT, character_ids
 from rtprune.mini.generator import Page
+from rtprune.pruning import TokenLayout
+from rtprune.pruning.selection import survivors
 
 PATCH, TOKEN = 16, 64  # pixels per SAM patch and per visual token
 CELL_WIDTH, CELL_HEIGHT = 8, 16  # a cell holds at most one character's middle
@@ -33,9 +35,10 @@ class Batch:
         token_cells: [B, G*G, 32] int64, the same classes grouped by visual token, row by row.
         text_tokens: [B, G*G] bool, tokens with a character's middle in them.
         blank_tokens: [B, G*G] bool, tokens without any ink.
+        pruned: [B, G*(G+1)+1] bool, places of the image block that the decoder is not shown.
         ids: [B, n] int64, prompt and text; the image block holds the image id.
         labels: [B, n] int64, next token to predict, ignored outside the text.
-        gaze: [B, n] int64, index in the image block of the token that shows the next character, or -1.
+        gaze: [B, n] int64, index in the image block of the token that shows the next character, or -1 for none.
         column: [B, n] int64, which of the token's 8 columns of cells the next character stands in.
         line: [B, n] int64, number of the next character's line, ignored outside the text.
         count: [B, n] int64, how many characters of its line stand before the next character.
@@ -48,6 +51,7 @@ class Batch:
     token_cells: Tensor
     text_tokens: Tensor
     blank_tokens: Tensor
+    pruned: Tensor
     ids: Tensor
     labels: Tensor
     gaze: Tensor
@@ -58,10 +62,12 @@ class Batch:
     token_count: Tensor
 
 
-def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) -> Batch:
-    """Tensors of ``pages``; a share ``noise`` of the text's input characters is replaced at random.
+def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0, pruned_share: float = 0.0) -> Batch:
+    """Tensors of ``pages``.
 
-    The noise teaches the decoder to keep its place after a misread character.
+    A share ``noise`` of the text's input characters is replaced at random, which teaches the decoder to keep its place
+    after a misread character. A share ``pruned_share`` of the pages loses some of its blank tokens at random, and with
+    them newlines as in pruning, which teaches it not to count on them.
     """
     side = pages[0].picture.shape[0]
     grid = side // TOKEN
@@ -71,6 +77,8 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
     as_tokens = as_tokens.transpose(0, 1, 3, 2, 4).reshape(len(pages), grid * grid, CELLS)
     ink = pictures.reshape(len(pages), grid, TOKEN, grid, TOKEN).min(axis=(2, 4)).reshape(len(pages), -1) < 250
     ids, labels, gaze, column, line, count = _sequences(pages, grid, rng, noise)
+    pruned = _prune_blanks(torch.from_numpy(ink), grid, rng, pruned_share)
+    gaze[pruned.gather(1, gaze.clamp(min=0))] = -1
     lines, counts = zip(*(_numbering(page, grid) for page in pages), strict=True)
     pixels = torch.from_numpy((pictures.astype(np.float32) / 255 - 0.5) / 0.5)
     return Batch(
@@ -79,6 +87,7 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
         token_cells=torch.from_numpy(as_tokens),
         text_tokens=torch.from_numpy((as_tokens > 0).any(-1)),
         blank_tokens=torch.from_numpy(~ink),
+        pruned=pruned,
         ids=ids,
         labels=labels,
         gaze=gaze,
@@ -88,6 +97,18 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0) 
         token_line=torch.from_numpy(np.stack(lines)),
         token_count=torch.from_numpy(np.stack(counts)),
     )
+
+
+def _prune_blanks(ink: Tensor, grid: int, rng: np.random.Generator, share: float) -> Tensor:
+    """bool [B, G*(G+1)+1]: places of the image block that go when a random part of the tokens without ``ink`` does."""
+    kinds = TokenLayout.deepseek_ocr(grid).kinds
+    pruned = torch.zeros(len(ink), len(kinds), dtype=torch.bool)
+    for page in range(len(ink)):
+        if rng.random() < share:
+            lucky = torch.from_numpy(rng.random(grid * grid) >= rng.random())
+            pruned[page] = True
+            pruned[page, survivors(kinds, ink[page] | lucky)] = False
+    return pruned
 
 
 def _cells(page: Page, side: int) -> np.ndarray:

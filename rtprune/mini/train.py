@@ -140,13 +140,15 @@ class Trainer:
         block = torch.cat([rows, inner.view_separator.expand(pages, 1, size)], dim=1)
         embedded = inner.language_model.embed_tokens(batch.ids)
         embedded = torch.cat([embedded[:, :1], block, embedded[:, 1 + block.shape[1] :]], dim=1)
-        out = inner.language_model(inputs_embeds=embedded, use_cache=False)
+        seen = torch.ones_like(batch.ids, dtype=torch.bool)
+        seen[:, 1 : 1 + block.shape[1]] = ~batch.pruned
+        out = inner.language_model(inputs_embeds=embedded, attention_mask=seen, use_cache=False)
         logits = self.model.lm_head(out.last_hidden_state).float()
         text_loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
         place = place_loss(*self._rotated(PLACE_LAYER, embedded), batch)
         gaze = gaze_loss(*self._rotated(GAZE_LAYER, embedded), batch)
-        seen, told = self.counting(tokens, self.gaze["hidden"], batch)
-        return text_loss, gaze + 0.5 * place, seen, told
+        numbered = self.counting(tokens, self.gaze["hidden"], batch)
+        return text_loss, gaze + 0.5 * place, *numbered
 
     def _keep_hidden(self, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.gaze["hidden"] = inputs[0]
@@ -196,6 +198,7 @@ class Trainer:
                 self.draw(pages, stage == "encoder" and self.rng.random() < 0.8),
                 self.rng,
                 noise=0.0 if stage == "encoder" else 0.03,
+                pruned_share=0.5 if stage == "joint" else 0.0,
             )
             loss, measures = self._losses(stage, batch)
             optimiser.zero_grad(set_to_none=True)

@@ -88,3 +88,16 @@ def test_premise_loss_is_smallest_for_small_like_blanks_and_large_orthogonal_tex
 def test_a_character_outside_the_alphabet_is_refused() -> None:
     with pytest.raises(ValueError, match="substring"):
         character_ids("é")
+
+
+def test_pruned_pages_lose_blank_tokens_alone_and_nothing_is_sought_where_nothing_is_shown() -> None:
+    pages = [typeset(["ab c", "d"], [(32.0, 68.0), (32.0, 84.0)], "cour", 40 / 3)] * 8
+    batch = make_batch(pages, np.random.default_rng(0), pruned_share=1.0)
+    rows = batch.pruned[:, :-1].view(8, 8, 9)
+    assert not batch.pruned[:, -1].any()  # the separator
+    assert not (rows[..., :8].flatten(1) & ~batch.blank_tokens).any()
+    assert rows[..., :8].flatten(1).sum(1).unique().numel() > 1  # each page another share
+    assert (rows[..., 8] <= rows[..., :8].all(-1)).all()  # a newline goes only with its whole row
+    gone = batch.pruned.gather(1, batch.gaze.clamp(min=0))
+    assert not (gone & (batch.gaze >= 0)).any()
+    assert not make_batch(pages, np.random.default_rng(0)).pruned.any()
