@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str, mode: str, attempt: int) -> PageRow:
     """The row of a page that was rendered and given to the engine, whatever came of it."""
     facts, times = result.facts, result.timings
+    if result.status == "failed" or facts is None:
+        return failed_row(
+            piece,
+            image.page,
+            result.error_type or "unknown",
+            result.error_message or "",
+            model=model,
+            mode=mode,
+            attempt=attempt,
+            render_ms=image.render_ms,
+        )
     return PageRow(
         doc_id=piece.doc_id,
         uri=piece.uri,
@@ -25,21 +36,19 @@ def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str,
         text=result.text,
         regions=tuple(RegionRow(region.label, *region.box, region.text) for region in result.regions),
         finish_reason=result.finish_reason,
-        visual_tokens_before=facts.tokens_before if facts else None,
-        visual_tokens_after=facts.tokens_after if facts else None,
-        keep_ratio=facts.tokens_after / facts.tokens_before if facts else None,
-        similarity=facts.similarity if facts else None,
-        density=facts.density if facts else None,
+        visual_tokens_before=facts.tokens_before,
+        visual_tokens_after=facts.tokens_after,
+        keep_ratio=facts.tokens_after / facts.tokens_before,
+        similarity=facts.similarity,
+        density=facts.density,
         prompt_tokens=result.prompt_tokens,
         output_tokens=result.output_tokens,
         render_ms=image.render_ms,
-        encode_ms=times.encode_ms if times else None,
-        prune_ms=times.prune_ms if times else None,
-        prefill_ms=times.prefill_ms if times else None,
-        decode_ms=times.decode_ms if times else None,
+        encode_ms=times.encode_ms,
+        prune_ms=times.prune_ms,
+        prefill_ms=times.prefill_ms,
+        decode_ms=times.decode_ms,
         attempts=attempt,
-        error_type=result.error_type,
-        error_message=result.error_message,
     )
 
 
@@ -54,7 +63,7 @@ def failed_row(
     attempt: int,
     render_ms: float | None = None,
 ) -> PageRow:
-    """The row of a page that never reached the engine."""
+    """The row of a page that could not be read."""
     return PageRow(
         doc_id=piece.doc_id,
         uri=piece.uri,

@@ -11,6 +11,7 @@ from rtprune.cluster.inspector import Inspector
 from rtprune.cluster.reader import Reader, Tally
 from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages
 from rtprune.documents import list_objects
+from rtprune.engine import PageResult
 from rtprune.errors import ModelError, StoreError
 from tests.corpus import quick_settings, write_corpus
 
@@ -50,6 +51,19 @@ def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit
         assert row["attempts"] == 1
         assert row["keep_ratio"] == pytest.approx(row["visual_tokens_after"] / 73)
         assert min(row["render_ms"], row["encode_ms"], row["prefill_ms"]) > 0
+
+
+def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
+    worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = worker._engine.read
+    failed = PageResult("failed", error_type="too-thin", error_message="nothing to see")
+    monkeypatch.setattr(worker._engine, "read", lambda pictures: [failed, *read(pictures)[1:]])
+    assert worker.work(unit, 1).failed == 2  # the first of each batch
+    row = next(row for row in read_pages(output).to_pylist() if row["status"] == "failed")
+    assert (row["error_type"], row["error_message"]) == ("too-thin", "nothing to see")
+    assert row["render_ms"] > 0
+    assert row["text"] is row["visual_tokens_before"] is row["output_tokens"] is row["decode_ms"] is None
 
 
 def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_name(
