@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -24,6 +24,8 @@ from botocore.exceptions import (
 from fsspec.spec import AbstractFileSystem
 
 from rtprune.errors import StoreError, UsageError
+
+CONFLICTS_BORNE = 5  # AWS asks for another try while a rival's conditional write of the same name is under way
 
 
 def is_remote(uri: str) -> bool:
@@ -81,19 +83,26 @@ def put(uri: str, data: bytes) -> None:
         if is_remote(uri):
             filesystem.pipe_file(path, data)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        aside = _aside(path)
+        with _written_aside(path, data) as aside:
+            os.replace(aside, path)
+
+
+@contextmanager
+def _written_aside(path: str, data: bytes) -> Iterator[str]:
+    """A file with ``data`` beside ``path``, gone afterwards; hidden, so that readers of the folder pass over what a
+    killed writer left."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    aside = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
+    try:
         with open(aside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-
-
-def _aside(path: str) -> str:
-    """A name beside ``path``, hidden so that readers of the folder pass over what a killed writer left."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
+        yield aside
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(aside)
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
@@ -101,25 +110,31 @@ def create_if_absent(uri: str, data: bytes) -> bool:
     filesystem, path = open_filesystem(uri)
     with store_errors(uri):
         if is_remote(uri):
+            return _put_if_absent(filesystem, path, data)
+        with _written_aside(path, data) as aside:
             try:
-                filesystem.pipe_file(path, data, mode="create")
+                os.link(aside, path)  # fails if the name is taken, and never shows half a file
             except FileExistsError:
                 return False
-            return True
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        aside = _aside(path)
+        return True
+
+
+def _put_if_absent(filesystem: AbstractFileSystem, path: str, data: bytes) -> bool:
+    for _ in range(CONFLICTS_BORNE):
         try:
-            with open(aside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(aside, path)  # fails if the name is taken, and never shows half a file
+            filesystem.pipe_file(path, data, mode="create")
+            return True
         except FileExistsError:
             return False
-        finally:
-            if os.path.exists(aside):
-                os.remove(aside)
-        return True
+        except OSError as error:
+            # s3fs knows "it exists" only in AWS's own words; MinIO and others say no more than the code
+            cause = error.__cause__
+            code = cause.response["Error"].get("Code") if isinstance(cause, ClientError) else None
+            if code == "PreconditionFailed":
+                return False
+            if code != "ConditionalRequestConflict":
+                raise
+    raise StoreError(f"s3://{path} is being written by another process all the time", "run the same command again")
 
 
 def get(uri: str) -> bytes:
@@ -182,13 +197,20 @@ def store_errors(uri: str) -> Iterator[None]:
             f"no credentials for {uri}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
         ) from error
     except PermissionError as error:
-        raise UsageError(
-            f"access to {uri} was refused", "check the AWS credentials, the bucket's policy or the file's permissions"
-        ) from error
+        hint = "check the AWS credentials and the bucket's policy" if is_remote(uri) else "check its permissions"
+        raise UsageError(f"access to {uri} was refused", hint) from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "unknown")
         raise StoreError(f"the store refused {uri}: {code}") from error
-    except (BotoCoreError, OSError, TimeoutError) as error:
-        raise StoreError(
-            f"the store did not answer for {uri}: {type(error).__name__}", "check AWS_ENDPOINT_URL and the network"
-        ) from error
+    except OSError as error:
+        if is_remote(uri):
+            raise _no_answer(uri, error) from error
+        raise StoreError(f"{uri}: {error.strerror or error}", "check the disk it lies on") from error
+    except BotoCoreError as error:
+        raise _no_answer(uri, error) from error
+
+
+def _no_answer(uri: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"the store did not answer for {uri}: {type(error).__name__}", "check AWS_ENDPOINT_URL and the network"
+    )
