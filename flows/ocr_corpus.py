@@ -25,7 +25,7 @@ def ocr_corpus(
     task: str | None = None,
     prune: Literal["dynamic", "off"] | Ratio | None = None,
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None,
-    unit_pages: Annotated[int, Field(ge=1)] | None = None,
+    unit_pages: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     workers: Annotated[int, Field(ge=1)] | None = None,
 ) -> RunSummary:
     """Read every page of a corpus into a Parquet dataset, or what is missing of it.

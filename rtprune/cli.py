@@ -99,7 +99,10 @@ def _page(*, file: str, page: int, **given: Any) -> int:
     settings = _settings(given)
     from rtprune.documents import PageFault, open_document, read_object, render_pages
     from rtprune.report.summary import page_facts
+    from rtprune.store import is_remote, require_reachable
 
+    if is_remote(file):
+        require_reachable(file)
     try:
         document = open_document(file, read_object(file), password=settings.password)
     except DocumentError as error:

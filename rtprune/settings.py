@@ -6,8 +6,6 @@ Each field can be set as a keyword, by a command line flag of the same name, or 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,7 +17,7 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class ReadSettings(BaseSettings):
-    """How a page is read: what decides the text. All fields take part in a dataset's configuration hash."""
+    """How a page is read: what decides the text. A dataset holds rows of one such configuration."""
 
     model_config = SettingsConfigDict(env_prefix="RTPRUNE_", frozen=True, extra="forbid", protected_namespaces=())
 
@@ -47,12 +45,6 @@ class ReadSettings(BaseSettings):
     max_pixels: int = Field(
         default=50_000_000, ge=4096, description="A page that would have more pixels is rendered at a smaller scale."
     )
-
-    @property
-    def config_hash(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 over the fields that decide what rows a page gives."""
-        text = json.dumps(self.model_dump(include=set(ReadSettings.model_fields)), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class RunSettings(ReadSettings):

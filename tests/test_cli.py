@@ -17,6 +17,7 @@ import pytest
 from rtprune.cli import main
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import UsageError
+from rtprune.settings import RunSettings
 from tests.corpus import assert_complete, quick_flags, write_corpus, write_pdf
 from tests.processes import descendants, started, wait_until
 
@@ -84,9 +85,12 @@ def test_wrong_use_is_one_line_with_a_hint_and_exit_code_2(
 
 
 def test_password_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["run", str(tmp_path), str(tmp_path / "out"), "--password", "hunter2", "--workers", "none"])
-    captured = capsys.readouterr()
-    assert "hunter2" not in captured.out + captured.err
+    locked = write_pdf(tmp_path / "locked.pdf", 1, password="sesame")
+    for given in (["page", str(locked)], ["run", str(locked), str(tmp_path / "out"), "--model", str(tmp_path)]):
+        assert main([*given, "--password", "hunter2"]) == 2
+        captured = capsys.readouterr()
+        assert "hunter2" not in captured.out + captured.err
+    assert "hunter2" not in repr(RunSettings(password="hunter2"))
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -45,6 +45,7 @@ class Run:
     Attributes:
         label: the model's name in the rows.
         config: what decides a row's content; see ``Output.open``.
+        parameters: number of the model's weights.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class Run:
     settings: RunSettings
     label: str
     config: dict[str, object]
+    parameters: int
     started_at: datetime
 
 
@@ -88,6 +90,10 @@ class Done:
     units: int = 0
     left: int = 0
     tally: Tally = field(default_factory=Tally)
+
+    def and_unit(self, tally: Tally) -> Done:
+        """This and one more unit."""
+        return replace(self, units=self.units + 1, tally=self.tally + tally)
 
 
 @dataclass(frozen=True)

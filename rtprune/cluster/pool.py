@@ -121,8 +121,8 @@ class Pool(Generic[U, R]):
         """Do ``units`` and yield their outcomes as they come, in no particular order.
 
         Raises:
-            Exception: whatever ``ready()`` raised in an actor.
-            RTPruneError: no actor could be started, or all of them died before they were ready.
+            RTPruneError: no actor could be started, or all of them died before they were ready; what ``ready()``
+                raised, if it is of this family.
         """
         source = iter(units)
         self._unready_since = time.monotonic()
@@ -217,7 +217,13 @@ class Pool(Generic[U, R]):
         try:
             ray.get(seat.ready_ref)
         except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, BaseException) else error from None
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            if isinstance(cause, RTPruneError):
+                raise cause from None
+            raise RTPruneError(
+                f"a worker could not start: {type(cause).__name__}: {' '.join(str(cause).split())[-500:]}",
+                "try fewer --workers; on other nodes make sure that this version of rtprune is installed there",
+            ) from error
         except RayError as error:
             self._seats.remove(seat)
             self._failed_starts += 1

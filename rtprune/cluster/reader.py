@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from rtprune.cluster.placement import Placement
 from rtprune.cluster.rows import failed_row, read_row
 from rtprune.dataset import Output, PageRow, PageSlice, WorkUnit, commit_unit
 from rtprune.documents import Document, PageFault, PageImage, open_document, read_object, render_pages
-from rtprune.errors import DocumentError, StoreError
+from rtprune.errors import DocumentError, UsageError
 from rtprune.settings import RunSettings
 
 
@@ -50,48 +52,59 @@ class Reader:
         run_id: the run that commits them.
         settings: with model, mode and task resolved.
         label: the model's name in the rows.
-        threads: how many threads may compute where there is no GPU.
+        placement: what the actor was given to compute with.
     """
 
-    def __init__(self, output: Output, run_id: str, settings: RunSettings, label: str, threads: int) -> None:
+    def __init__(self, output: Output, run_id: str, settings: RunSettings, label: str, placement: Placement) -> None:
         self._output = output
         self._run_id = run_id
         self._settings = settings
         self._label = label
         self._mode = settings.mode or ""
-        self._threads = threads
+        self._placement = placement
         self._tally = Tally()
 
     def ready(self) -> None:
-        """Load the model. Raises ``ModelError`` when it cannot be loaded."""
+        """Load the model. Raises ``UsageError`` when it cannot be loaded, or not where Ray has placed it."""
         import torch
 
         from rtprune.engine import Engine
         from rtprune.models import load_model
 
-        torch.set_num_threads(self._threads)
-        self._engine = Engine(load_model(self._settings.model), self._settings)
+        torch.set_num_threads(self._placement.threads)
+        device = "cuda" if self._placement.gpus else "cpu"
+        self._engine = Engine(load_model(self._settings.model, device=device), self._settings)
 
     def pulse(self) -> Tally:
         """What is done of the unit at hand."""
         return self._tally
 
     def work(self, unit: WorkUnit, attempt: int) -> Tally:
-        """Read the unit's pages and commit them.
+        """Read the unit's pages and commit them. A lost device ends the process: only a new one has it back.
 
         Raises:
-            StoreError: the store failed and trying again may help. A source object that cannot be had on the last
-                attempt gives failed rows instead.
+            StoreError: the store failed; trying again may help.
+            UsageError: a document needs the password with which it was planned.
+            RTPruneError: the device's memory is too small for a page.
         """
+        import torch
+
         self._tally = Tally()
+        try:
+            rows = self._read_all(unit, attempt)
+        except torch.AcceleratorError:
+            os._exit(1)
+        commit_unit(self._output, unit, rows, self._run_id)
+        return self._tally
+
+    def _read_all(self, unit: WorkUnit, attempt: int) -> list[PageRow]:
         rows: list[PageRow] = []
-        pages = self._pages(unit, last=attempt >= self._settings.max_attempts)
+        pages = self._pages(unit)
         while batch := list(islice(pages, self._settings.batch_pages)):
             some = self._read(batch, attempt)
             rows.extend(some)
             self._tally += Tally.of(some)
-        commit_unit(self._output, unit, rows, self._run_id)
-        return self._tally
+        return rows
 
     def _read(self, batch: Sequence[tuple[PageSlice, PageImage | PageFault]], attempt: int) -> list[PageRow]:
         results = iter(self._engine.read([page.picture for _, page in batch if isinstance(page, PageImage)]))
@@ -111,12 +124,12 @@ class Reader:
             for piece, page in batch
         ]
 
-    def _pages(self, unit: WorkUnit, *, last: bool) -> Iterator[tuple[PageSlice, PageImage | PageFault]]:
+    def _pages(self, unit: WorkUnit) -> Iterator[tuple[PageSlice, PageImage | PageFault]]:
         """The unit's pages, rendered as they are asked for, so that only a batch of pictures is in memory."""
         for piece in unit.slices:
             numbers = range(piece.first_page, piece.last_page + 1)
             try:
-                document = self._open(piece, last=last)
+                document = self._open(piece)
             except DocumentError as error:
                 yield from ((piece, PageFault(page, error.kind, str(error), 0.0)) for page in numbers)
                 continue
@@ -124,13 +137,16 @@ class Reader:
             for page in render_pages(document, numbers, dpi=dpi, max_pixels=pixels):
                 yield piece, page
 
-    def _open(self, piece: PageSlice, *, last: bool) -> Document:
-        try:
-            data = read_object(piece.uri)
-        except StoreError as error:
-            if not last:
-                raise
-            raise DocumentError("unreachable", str(error)) from error
+    def _open(self, piece: PageSlice) -> Document:
+        data = read_object(piece.uri)
         if hashlib.sha256(data).hexdigest() != piece.doc_id:
             raise DocumentError("changed", f"{piece.uri} changed since it was planned", "run again to read it as it is")
-        return open_document(piece.uri, data, password=self._settings.password)
+        try:
+            return open_document(piece.uri, data, password=self._settings.password)
+        except DocumentError as error:
+            if error.kind != "encrypted":
+                raise
+            raise UsageError(
+                f"{piece.uri} is encrypted, and was opened with another password when it was planned",
+                "run again with that --password",
+            ) from error

@@ -74,19 +74,22 @@ def live_nodes() -> list[Mapping[str, float]]:
 
 
 def _join(ray: Any, address: str) -> None:
-    nobody = UsageError(
-        f"no Ray cluster answers at {address!r}", "start one with `ray start --head`, or leave the address out"
-    )
     if address.startswith("ray://"):
         raise UsageError(
             "a run takes place inside its cluster, not through ray://", "use `ray job submit -- rtprune run ...`"
         )
     if address != "auto" and not _answers(address):  # Ray itself would try for minutes
-        raise nobody
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}",
+            "it is host:port of the cluster's head (--ray-address, RAY_ADDRESS); without one Ray is started here",
+        )
     try:
         _init(ray, address=address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise nobody from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UsageError(
+            f"the Ray cluster at {address!r} cannot be joined: {' '.join(str(error).split())}",
+            "start one with `ray start --head`, or leave the address out",
+        ) from error
 
 
 def _answers(address: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rtprune.cluster.inspector import Batch, Inspector, batches, chunks, refused_row
 from rtprune.cluster.job import (
@@ -43,14 +44,17 @@ from rtprune.dataset import (
 )
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import SourceObject, list_objects
-from rtprune.errors import RTPruneError, UsageError
+from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.models import describe
 from rtprune.settings import ReadSettings, RunSettings
+
+if TYPE_CHECKING:
+    from rtprune.cluster.pool import Outcome
 
 logger = logging.getLogger(__name__)
 
 #: Why an object could not be opened before, and yet may be now that somebody starts another run.
-TRIED_AGAIN = ("unreachable", "unreadable")
+TRIED_AGAIN = ("unreachable", "unreadable", "timeout")
 PLAN_OBJECTS = 10_000  # objects looked into before their plan is written: what a kill meanwhile can cost
 INSPECT_TIMEOUT_S = 600.0
 FAILURES_IN_A_ROW = 3
@@ -72,13 +76,17 @@ def prepare(source: str, output: str, settings: RunSettings) -> Run:
     label = model.name.rstrip("/").rsplit("/", 1)[-1]  # where a checkpoint lies does not change what it reads
     config = resolved.model_dump(mode="json", include=set(ReadSettings.model_fields))
     config |= {"model": label, "model_revision": model.revision}
-    return Run(new_run_id(), source, output, resolved, label, config, datetime.now(UTC))
+    return Run(new_run_id(), source, output, resolved, label, config, model.parameters, datetime.now(UTC))
 
 
 def discover(run: Run) -> Found:
-    """List the source and hold it against what OUTPUT has. Raises ``UsageError``, ``StoreError``."""
-    objects = tuple(list_objects(run.source))
+    """List the source and hold it against what OUTPUT has; where OUTPUT lies in the source, it is no part of it.
+
+    Raises ``UsageError``, ``StoreError``.
+    """
+    listed = tuple(list_objects(run.source))
     output = Output.open(run.output_uri, run.config)
+    objects = tuple(found for found in listed if not found.uri.startswith(output.uri + "/"))
     log = PlanLog(output)
     committed = committed_units(output)
     return Found(
@@ -171,9 +179,12 @@ def read(
 ) -> Done:
     """Read those of ``units`` that are not committed yet on Ray; done again, it goes on where it was.
 
+    A unit whose process dies or that takes too long, again and again, is given up: its pages get failed rows, but only
+    once another unit shows that the fault is its own.
+
     Raises:
         UsageError: the model cannot be loaded, or the store refuses.
-        StoreError: rows could not be committed.
+        StoreError: documents could not be fetched, or rows not be committed; all that could be is done.
         RTPruneError: unit after unit fails: something is wrong that is no document's fault.
     """
     from rtprune.cluster.pool import Pool
@@ -182,7 +193,7 @@ def read(
     todo = [unit for unit in units if unit.unit_id not in committed]
     if not todo:
         return Done()
-    placement = place_readers(live_nodes(), run.settings.workers)
+    placement = place_readers(live_nodes(), run.settings.workers, parameters=run.parameters)
     total = sum(unit.page_count for unit in todo)
     done = Done()
 
@@ -192,7 +203,7 @@ def read(
 
     pool: Pool[WorkUnit, Tally] = Pool(
         Reader,
-        (output, run.run_id, run.settings, run.label, placement.threads),
+        (output, run.run_id, run.settings, run.label, placement),
         placement,
         max_attempts=run.settings.max_attempts,
         unit_timeout_s=run.settings.unit_timeout_s,
@@ -200,37 +211,61 @@ def read(
         should_stop=should_stop,
     )
     tell()
-    failures = 0
+    suspects: list[Outcome[WorkUnit, Tally]] = []  # units that failed since the last one that was read
+    out_of_reach: StoreError | None = None
     for outcome in pool.run(todo):
         if outcome.result is not None:
-            tally, failures = outcome.result, 0
+            done = done.and_unit(outcome.result)
+            done = _give_up(run, output, suspects, done)
+            suspects.clear()
+        elif isinstance(outcome.error, RTPruneError) and not isinstance(outcome.error, StoreError):
+            raise outcome.error
         else:
-            failures += 1
-            if isinstance(outcome.error, RTPruneError):
-                raise outcome.error
-            if failures >= FAILURES_IN_A_ROW:
-                raise RTPruneError(
-                    f"{failures} units in a row could not be read; the last one: "
-                    + (repr(outcome.error) if outcome.error else str(outcome.reason)),
-                    "this is no single document's fault; mend it and run again",
-                ) from outcome.error
-            tally = _give_up(run, output, outcome.unit, str(outcome.reason), outcome.error, outcome.attempts)
-        done = replace(done, units=done.units + 1, tally=done.tally + tally)
-        tell()
+            out_of_reach = outcome.error if isinstance(outcome.error, StoreError) else out_of_reach
+            suspects.append(outcome)
+            if len(suspects) == FAILURES_IN_A_ROW:
+                raise _nobodys_fault(outcome)
+    done = _give_up(run, output, suspects, done)
+    tell()
+    if out_of_reach is not None:
+        raise out_of_reach
     return replace(done, left=len(todo) - done.units)
 
 
-def _give_up(
-    run: Run, output: Output, unit: WorkUnit, reason: str, error: BaseException | None, attempts: int
-) -> Tally:
-    """Commit failed rows for a unit that cannot be read, so that none of its pages is missing."""
-    kind = reason if error is None else type(error).__name__
-    message = str(error) if error is not None else GIVEN_UP[reason].format(attempts=attempts)
-    logger.warning("unit %s is given up: %s", unit.unit_id, message)
-    mode = run.settings.mode or ""
-    rows = list(failed_unit(unit, kind, message, model=run.label, mode=mode, attempt=attempts))
-    commit_unit(output, unit, rows, run.run_id)
-    return Tally.of(rows)
+def _nobodys_fault(outcome: Outcome[WorkUnit, Tally]) -> RTPruneError:
+    if isinstance(outcome.error, StoreError):
+        return outcome.error
+    return RTPruneError(
+        f"{FAILURES_IN_A_ROW} units in a row could not be read; the last one: {_reason(outcome)[1]}",
+        "this is no single document's fault; mend it and run again",
+    )
+
+
+def _reason(outcome: Outcome[WorkUnit, Tally]) -> tuple[str, str]:
+    """Why a unit was not read: a short name, and in words."""
+    if outcome.error is not None:
+        return type(outcome.error).__name__, str(outcome.error) or repr(outcome.error)
+    return str(outcome.reason), GIVEN_UP[str(outcome.reason)].format(attempts=outcome.attempts)
+
+
+def _give_up(run: Run, output: Output, outcomes: Sequence[Outcome[WorkUnit, Tally]], done: Done) -> Done:
+    """Commit failed rows for units that cannot be read, so that none of their pages is missing.
+
+    What the store did not give is left for another run.
+    """
+    for outcome in outcomes:
+        if isinstance(outcome.error, StoreError):
+            continue
+        kind, message = _reason(outcome)
+        logger.warning("unit %s is given up: %s", outcome.unit.unit_id, message)
+        rows = list(
+            failed_unit(
+                outcome.unit, kind, message, model=run.label, mode=run.settings.mode or "", attempt=outcome.attempts
+            )
+        )
+        commit_unit(output, outcome.unit, rows, run.run_id)
+        done = done.and_unit(Tally.of(rows))
+    return done
 
 
 def publish_run(run: Run, found: Found, planned: Planned, done: Done) -> RunSummary:

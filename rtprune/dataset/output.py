@@ -27,7 +27,7 @@ from typing import Any
 
 from rtprune.dataset.schema import SCHEMA_VERSION
 from rtprune.errors import UsageError
-from rtprune.store import create_if_absent, get, is_remote, join, open_filesystem
+from rtprune.store import create_if_absent, get, is_remote, join, open_filesystem, require_reachable
 
 #: Starts with a letter: readers would take a partition value that looks like a number or a date for one.
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
@@ -64,9 +64,12 @@ class Output:
 
         Raises:
             UsageError: OUTPUT cannot be written, holds other settings, or its store cannot create-if-absent.
+            StoreError: no store answers.
         """
         uri = _absolute(uri)
-        if not is_remote(uri):
+        if is_remote(uri):
+            require_reachable(uri)
+        else:
             _check_folder(uri)
         wanted = _config_bytes(config)
         where = join(uri, "_rtprune", "config.json")
@@ -85,8 +88,10 @@ class Output:
 
     @classmethod
     def existing(cls, uri: str) -> Output:
-        """OUTPUT for reading. Raises ``UsageError`` when there is no dataset."""
+        """OUTPUT for reading. Raises ``UsageError`` when there is no dataset, ``StoreError`` when nothing answers."""
         uri = _absolute(uri)
+        if is_remote(uri):
+            require_reachable(uri)
         where = join(uri, "_rtprune", "config.json")
         try:
             return cls(uri, _settings(get(where), where))

@@ -1,9 +1,9 @@
 """What is to be read: documents cut into work units, kept as an append-only log of plans.
 
 Plan N covers exactly the objects (URI and version) that no earlier plan covers, and those that an earlier one has as
-failed and that can be opened now; its rows then supersede the earlier ones. It is created only if absent, so of two
-runs that plan at once one wins each number and the other plans what is then still new. A plan is never changed: units
-keep their ids whatever is killed, and whoever resumes finds the same work.
+failed and that can be opened now, or fail for another reason; its rows then supersede the earlier ones. It is created
+only if absent, so of two runs that plan at once one wins each number and the other plans what is then still new. A plan
+is never changed: units keep their ids whatever is killed, and whoever resumes finds the same work.
 """
 
 from __future__ import annotations
@@ -59,14 +59,12 @@ class WorkUnit:
                 yield piece.doc_id, page
 
 
-def plan_units(
-    documents: Iterable[DocumentRow], config_hash: str, unit_pages: int, known: Collection[str] = frozenset()
-) -> tuple[WorkUnit, ...]:
+def plan_units(documents: Iterable[DocumentRow], config_hash: str, unit_pages: int) -> tuple[WorkUnit, ...]:
     """Cut the documents with status "ok" into units of at most ``unit_pages`` pages.
 
     Pure: the same documents, in any order and on any machine, give the same units with the same ids. Documents are
-    taken in order of URI; the same bytes (``doc_id``) are planned once, and not at all when ``known`` has them. A
-    document is divided only if it has more than ``unit_pages`` pages, so that small ones are fetched by one worker.
+    taken in order of URI; the same bytes (``doc_id``) are planned once. A document is divided only if it has more than
+    ``unit_pages`` pages, so that small ones are fetched by one worker.
 
     Raises:
         ValueError: ``unit_pages`` below 1, or an "ok" document without ``doc_id`` or pages.
@@ -76,7 +74,7 @@ def plan_units(
     units: list[WorkUnit] = []
     open_slices: list[PageSlice] = []
     room = unit_pages
-    for piece in _slices(_classify(documents, known), unit_pages):
+    for piece in _slices(_classify(documents, frozenset()), unit_pages):
         if piece.page_count > room:
             units.append(_unit(open_slices, config_hash))
             open_slices, room = [], unit_pages
@@ -158,21 +156,20 @@ class PlanLog:
         """The ``error_type`` of an object that is planned but could not be opened, else ``None``."""
         return self._failures.get((storable(uri), version))
 
-    def reload(self) -> tuple[WorkUnit, ...]:
-        """Load the plans that were appended since; returns their units."""
-        before = len(self._units)
+    def reload(self) -> None:
+        """Load the plans that were appended since."""
         while True:
             try:
                 data = get(self._output.plan_uri(self._count + 1))
             except FileNotFoundError:
-                return tuple(self._units[before:])
+                return
             self._take(plan_table(data, self._output.plan_uri(self._count + 1)))
 
     def append(self, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> tuple[WorkUnit, ...]:
-        """Plan those of ``documents`` that no plan covers yet, or has as failed; returns the units new to this log.
+        """Plan those of ``documents`` that no plan covers yet, or has as failed for what is not so any more.
 
         Nothing is written when there are none. The ``documents`` rows are visible as soon as this returns, and the
-        failed ones they supersede are gone with the next publish.
+        failed ones they supersede are gone with the next publish. Returns the units that were not known before.
 
         Raises:
             ValueError: see ``plan_units``.
@@ -198,8 +195,9 @@ class PlanLog:
                 return tuple(self._units[before:])
 
     def _lacks(self, row: DocumentRow) -> bool:
-        opened_at_last = row.status == "ok" and self.failure(row.uri, row.version) is not None
-        return opened_at_last or not self.covers(row.uri, row.version)
+        before = self.failure(row.uri, row.version)
+        learnt = before is not None and (row.status == "ok" or row.error_type != before)
+        return learnt or not self.covers(row.uri, row.version)
 
     def _take(self, plan: pa.Table) -> None:
         self._count += 1

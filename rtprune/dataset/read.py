@@ -5,8 +5,10 @@ After a publish any Parquet reader sees the same rows by a plain glob over ``OUT
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from rtprune.dataset.commit import committed_files
 from rtprune.dataset.output import Output
 from rtprune.dataset.plan import load_plans, standing_documents
 from rtprune.dataset.schema import DOCUMENTS, PAGES
-from rtprune.errors import UsageError
+from rtprune.errors import RTPruneError, UsageError
 from rtprune.store import join, open_filesystem, store_errors
 
 #: The stages that a page's time is divided into.
@@ -58,8 +60,9 @@ def read_pages(output: Output, columns: Sequence[str] | None = None) -> pa.Table
 
     Raises:
         UsageError: a column that there is not.
+        RTPruneError: a file of the dataset is missing or damaged.
     """
-    with store_errors(output.uri):
+    with _reading(output):
         return _scanner(output, columns).to_table()
 
 
@@ -99,8 +102,22 @@ def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:
 
 
 def _batches(output: Output, columns: Sequence[str]) -> Iterator[Any]:
-    with store_errors(output.uri):
+    with _reading(output):
         yield from _scanner(output, columns).to_batches()
+
+
+@contextmanager
+def _reading(output: Output) -> Iterator[None]:
+    with store_errors(output.uri):
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise
+            raise RTPruneError(
+                f"the dataset at {output.uri} is damaged: {' '.join(str(error).split())}",
+                "restore its files from a backup, or read the corpus into a new OUTPUT",
+            ) from error
 
 
 def _scanner(output: Output, columns: Sequence[str] | None) -> pads.Scanner:

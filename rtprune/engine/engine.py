@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rtprune.engine.decoding import Decoded, PromptEmbeddings, assemble_prompt, clock_ms, decode
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
-from rtprune.errors import DocumentError, UsageError
+from rtprune.errors import DocumentError, RTPruneError, UsageError
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import PruneConfig, PruneFacts, prune
 from rtprune.settings import ReadSettings
@@ -78,6 +78,13 @@ class Engine:
 
         A page that cannot be read is a result with status "failed", never an exception, and the others are read all
         the same. In float32 a page's text does not depend on the pages beside it.
+
+        Args:
+            pictures: pages of 8 bits a channel, opaque; see ``rtprune.documents`` for what makes such of any file.
+
+        Raises:
+            RTPruneError: the GPU's memory is too small for a page.
+            torch.AcceleratorError: the GPU is lost to this process.
         """
         prepared = [_alone(self._prepare, picture) for picture in pictures]
         encoded = _together(self._encode, prepared)
@@ -135,6 +142,11 @@ def _alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | 
         return step(page)
     except torch.AcceleratorError:
         raise  # the device itself is lost, for every page to come: only a new process can go on
+    except torch.OutOfMemoryError as error:  # views and answers are bounded: what one page needs, others need too
+        raise RTPruneError(
+            f"the GPU's memory is too small to read even one page: {str(error).split('. ')[0]}",
+            "take a smaller --mode, fewer --workers on it, or end what else uses it",
+        ) from error
     except Exception as error:  # whatever one page brings about must not reach the others
         kind = error.kind if isinstance(error, DocumentError) else type(error).__name__
         return PageResult("failed", error_type=kind, error_message=str(error) or kind)

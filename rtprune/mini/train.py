@@ -93,7 +93,7 @@ class Team:
 
 
 class Trainer:
-    """A model, its optimiser and its progress in one folder."""
+    """A model and its progress, kept in one folder; every stage has an optimiser of its own."""
 
     def __init__(
         self, folder: Path, words: tuple[int, int] = PageDesign().words, seed: int = 0, team: Team | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from rtprune.errors import ModelError
+from rtprune.errors import ModelError, UsageError
 from rtprune.models.checkpoint import Checkpoint, resolve
 from rtprune.models.protocol import Answer, ModelCard, OcrModel, Prompt, Region, Views
 
@@ -68,12 +68,17 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
 
     Raises:
         ModelError: there is no such model here, or its files do not fit each other.
+        UsageError: there is no such device here.
     """
     import torch
 
     checkpoint = resolve(name)
     family = _family(checkpoint)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "torch finds no GPU that it can use", "install its CUDA build and a driver that fits, or hide the GPU"
+        )
     return family.load(checkpoint, place, dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16))
 
 

@@ -10,8 +10,9 @@ from rtprune.models.protocol import Answer, Region
 _MARK = re.compile(
     r"<\|ref\|>(?P<label>(?:(?!<\|).)*)<\|/ref\|><\|det\|>(?P<boxes>(?:(?!<\|).)*)<\|/det\|>[ \t]*\n?", re.DOTALL
 )
-# A mark that the end of the answer cut short, such as "<|ref|>text<|/ref|><|det|>[[12, 3".
-_CUT_MARK = re.compile(r"<\|ref\|>(?:(?!<\|).)*(?:<\|/ref\|>(?:<\|det\|>[\[\]0-9,\s]*)?)?\Z", re.DOTALL)
+# A mark that the end of the answer cut short, such as "<|ref|>text<|/ref|><|det|>[[12, 3". Labels are short and of one
+# line; what is not may be the page's text behind a lone mark.
+_CUT_MARK = re.compile(r"<\|ref\|>(?:(?!<\|)[^\n]){0,64}(?:<\|/ref\|>(?:<\|det\|>[\[\]0-9,\s]*)?)?\Z")
 _LONE_MARK = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
 _BOXES = re.compile(r"\s*\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]\s*")
 _BOX = re.compile(r"\[\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*\]")

@@ -7,6 +7,7 @@ no code that came with a checkpoint is ever run.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -106,7 +107,9 @@ def describe(checkpoint: Checkpoint) -> ModelCard:
         raise ModelError(f'{checkpoint.folder / "config.json"}: "rtprune" must be an object with modes and tasks')
     modes = _known(checkpoint, "modes", trained_for, tuple(preparation.MODES))
     tasks = _known(checkpoint, "tasks", trained_for, tuple(TASKS))
-    return ModelCard(checkpoint.name, fingerprint(checkpoint.folder), modes, _default_mode(modes), tasks, tasks[0])
+    parameters = sum(map(math.prod, read_shapes(checkpoint.folder).values()))
+    revision = fingerprint(checkpoint.folder)
+    return ModelCard(checkpoint.name, revision, parameters, modes, _default_mode(modes), tasks, tasks[0])
 
 
 def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> DeepSeekOcr:

@@ -69,10 +69,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of a model without loading its weights; see the properties of ``OcrModel``."""
+    """What is known of a model without loading its weights: ``parameters`` is how many there are of them; for the rest
+    see the properties of ``OcrModel``."""
 
     name: str
     revision: str
+    parameters: int
     modes: tuple[str, ...]
     default_mode: str
     tasks: tuple[str, ...]

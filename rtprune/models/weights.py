@@ -50,6 +50,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype) 
     """Write tensors as ``dtype``, sorted by name, so that equal tensors give equal bytes."""
     packed = {name: tensors[name].detach().to("cpu", dtype).contiguous().clone() for name in sorted(tensors)}
     save_file(packed, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # the library's files are for their writer alone
 
 
 def require_fit(

@@ -14,6 +14,7 @@ from rtprune.cluster.placement import Placement, place_inspectors, place_readers
         ([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}], None, Placement(4, 1.0, 1.0)),
         ([{"CPU": 8.0, "GPU": 4.0}], 2, Placement(2, 1.0, 1.0)),
         ([{"CPU": 8.0, "GPU": 1.0}], 2, Placement(2, 1.0, 0.5)),
+        ([{"CPU": 8.0, "GPU": 2.0}], 3, Placement(3, 1.0, 0.5)),  # a GPU carries one share of 2/3, two of a half
         ([{"CPU": 8.0}], None, Placement(4, 2.0)),
         ([{"CPU": 2.0}], None, Placement(1, 2.0)),
         ([{"CPU": 1.0}, {"CPU": 1.0}], None, Placement(2, 1.0)),
@@ -27,6 +28,13 @@ def test_one_worker_per_gpu_or_per_two_cores(
     nodes: list[dict[str, float]], workers: int | None, expected: Placement
 ) -> None:
     assert place_readers(nodes, workers) == expected
+
+
+def test_on_cpus_no_more_workers_than_memory_holds_models() -> None:
+    nodes = [{"CPU": 8.0, "memory": 64e9}, {"CPU": 8.0, "memory": 20e9}]
+    assert place_readers(nodes, parameters=3_300_000_000) == Placement(5, 2.0)  # 4 by cores, 1 by memory
+    assert place_readers(nodes[1:], parameters=30_000_000_000) == Placement(1, 2.0)
+    assert place_readers(nodes, 8, parameters=3_300_000_000) == Placement(8, 2.0)  # whoever asks gets them
 
 
 def test_every_reader_fits_on_some_node() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from rtprune.cluster import reader
 from rtprune.cluster.inspector import Inspector
+from rtprune.cluster.placement import Placement
 from rtprune.cluster.reader import Reader, Tally
 from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages
 from rtprune.documents import list_objects
 from rtprune.engine import PageResult
-from rtprune.errors import ModelError, StoreError
-from tests.corpus import quick_settings, write_corpus
+from rtprune.errors import ModelError, StoreError, UsageError
+from tests.corpus import quick_settings, write_corpus, write_pdf
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def unit(tmp_path: Path, output: Output) -> WorkUnit:
 
 @pytest.fixture
 def worker(output: Output, random_checkpoint: Path) -> Reader:
-    made = Reader(output, "r1", quick_settings(random_checkpoint, batch_pages=3), "random", threads=1)
+    made = Reader(output, "r1", quick_settings(random_checkpoint, batch_pages=3), "random", Placement(1, 1.0))
     made.ready()
     return made
 
@@ -75,27 +77,40 @@ def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_
     assert [row["error_type"] for row in rows] == ["changed", "changed", None, None]
 
 
-def test_a_document_out_of_reach_is_tried_again_before_its_pages_fail(
+def test_what_the_store_does_not_give_is_no_pages_fault(
     worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(uri: str) -> bytes:
-        if uri == unit.slices[0].uri:
-            raise StoreError(f"the store did not answer for {uri}")
-        return Path(uri).read_bytes()
+        raise StoreError(f"the store did not answer for {uri}")
 
     monkeypatch.setattr(reader, "read_object", away)
     with pytest.raises(StoreError):
-        worker.work(unit, 1)
+        worker.work(unit, 2)
     assert read_pages(output).num_rows == 0
-    assert worker.work(unit, 2).failed == 2
-    rows = read_pages(output).to_pylist()
-    assert [(row["error_type"], row["attempts"]) for row in rows] == [("unreachable", 2)] * 2 + [(None, 2)] * 2
+
+
+def test_a_document_planned_with_a_password_is_not_failed_for_lack_of_it(
+    worker: Reader, tmp_path: Path, output: Output
+) -> None:
+    path = write_pdf(tmp_path / "locked" / "a.pdf", 1, password="sesame")
+    rows = Inspector("sesame", 2).work(tuple(list_objects(str(path))), 1)
+    (planned,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
+    with pytest.raises(UsageError, match=r"a\.pdf is encrypted.*--password"):
+        worker.work(planned, 1)
+    assert read_pages(output).num_rows == 0
+
+
+def test_a_worker_placed_on_a_gpu_that_torch_cannot_use_says_so(output: Output, random_checkpoint: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UsageError, match="no GPU that it can use"):
+        Reader(output, "r1", quick_settings(random_checkpoint), "random", Placement(1, 1.0, 1.0)).ready()
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(output: Output, tmp_path: Path) -> None:
     settings = quick_settings(tmp_path / "nothing")
     with pytest.raises(ModelError):
-        Reader(output, "r1", settings, "nothing", threads=1).ready()
+        Reader(output, "r1", settings, "nothing", Placement(1, 1.0)).ready()
 
 
 def test_tallies_add_up() -> None:

@@ -15,8 +15,8 @@ from rtprune.cluster.job import Progress
 from rtprune.cluster.reader import Reader
 from rtprune.cluster.run import run_corpus
 from rtprune.dataset import Output, read_documents, read_pages
-from rtprune.errors import ModelError, RTPruneError, UsageError
-from tests.cluster.toys import DyingReader, HangingReader, InstantReader, RaisingReader
+from rtprune.errors import ModelError, RTPruneError, StoreError, UsageError
+from tests.cluster.toys import AwayReader, DyingReader, HangingReader, InstantReader, LosingReader, RaisingReader
 from tests.corpus import assert_complete, quick_settings, write_corpus, write_pdf
 from tests.processes import descendants
 
@@ -119,7 +119,12 @@ def test_killed_worker_is_replaced_and_every_page_is_there_once(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("reader", "reason", "attempts"),
-    [(DyingReader, "worker-died", 2), (HangingReader, "timeout", 2), (RaisingReader, "RuntimeError", 1)],
+    [
+        (DyingReader, "worker-died", 2),
+        (LosingReader, "worker-died", 2),
+        (HangingReader, "timeout", 2),
+        (RaisingReader, "RuntimeError", 1),
+    ],
 )
 def test_unit_that_cannot_be_read_is_recorded_page_by_page_as_failed(
     reader: type[Reader],
@@ -150,6 +155,35 @@ def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
     (run,) = pq.read_table(tmp_path / "out" / "runs").to_pylist()
     assert run["status"] == "failed"
     assert "a bug" in run["error_message"]
+    assert not (tmp_path / "out" / "pages").exists()
+
+    monkeypatch.setattr(steps, "Reader", InstantReader)  # mended
+    run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
+    assert assert_complete(str(tmp_path / "out")) == {"ok": 8}
+
+
+def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_read(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "Reader", AwayReader)
+    source = write_corpus(tmp_path / "source", documents=4, pages=1)
+    settings = quick_settings(random_checkpoint, unit_pages=1)
+    with pytest.raises(StoreError, match="did not answer"):
+        run_corpus(str(source), str(tmp_path / "out"), settings)
+    assert read_pages(Output.existing(str(tmp_path / "out"))).num_rows == 3
+    monkeypatch.setattr(steps, "Reader", InstantReader)
+    assert run_corpus(str(source), str(tmp_path / "out"), settings).tally.pages == 1
+    assert assert_complete(str(tmp_path / "out")) == {"ok": 4}
+
+
+def test_a_dataset_inside_its_source_is_not_read(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "Reader", InstantReader)
+    source = write_corpus(tmp_path / "source", documents=2, pages=1)
+    settings = quick_settings(random_checkpoint)
+    assert run_corpus(str(source), str(source / "text"), settings).objects == 2
+    assert run_corpus(str(source), str(source / "text"), settings).status == "nothing to do"
 
 
 def test_stopped_run_keeps_what_is_committed_and_the_next_one_does_the_rest(

@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 
 from rtprune.cluster.reader import Reader, Tally
-from rtprune.dataset import WorkUnit
+from rtprune.dataset import PageRow, WorkUnit
+from rtprune.errors import StoreError
 
 
 class InstantEngine:
@@ -15,8 +16,10 @@ class InstantEngine:
 
     def read(self, pictures: Sequence[object]) -> list[object]:
         from rtprune.engine import PageResult
+        from rtprune.pruning import PruneFacts
 
-        return [PageResult("ok", text="seen", finish_reason="eos") for _ in pictures]
+        facts = PruneFacts(0.5, 0.2, 0.4, 73, 50, 64, 41)
+        return [PageResult("ok", text="seen", finish_reason="eos", facts=facts) for _ in pictures]
 
 
 class InstantReader(Reader):
@@ -39,6 +42,24 @@ class HangingReader(InstantReader):
     def work(self, unit: WorkUnit, attempt: int) -> Tally:
         time.sleep(600)
         return Tally()
+
+
+class LosingReader(InstantReader):
+    """Its device is lost with every page."""
+
+    def _read_all(self, unit: WorkUnit, attempt: int) -> list[PageRow]:
+        import torch
+
+        raise torch.AcceleratorError("device-side assert triggered")
+
+
+class AwayReader(InstantReader):
+    """Cannot fetch the first document."""
+
+    def work(self, unit: WorkUnit, attempt: int) -> Tally:
+        if "document-00" in unit.slices[0].uri:
+            raise StoreError("the store did not answer")
+        return super().work(unit, attempt)
 
 
 class RaisingReader(InstantReader):

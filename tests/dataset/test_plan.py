@@ -166,6 +166,14 @@ def test_a_document_that_opens_at_the_second_try_supersedes_its_failed_row(outpu
     assert not publish(output, "r4").changed
 
 
+def test_a_truer_reason_supersedes_the_one_before(output: Output) -> None:
+    away = replace(FAILED, error_type="unreachable")
+    PlanLog(output).append([away], unit_pages=8, run_id="r1")
+    PlanLog(output).append([FAILED], unit_pages=8, run_id="r2")
+    assert PlanLog(output).failure(FAILED.uri, FAILED.version) == "not-a-document"
+    assert read_documents(output).column("error_type").to_pylist() == ["not-a-document"]
+
+
 def test_a_file_name_that_is_not_utf8_is_planned_once(output: Output) -> None:
     row = replace(document("a"), uri=b"/in/caf\xe9.pdf".decode("utf-8", "surrogateescape"))
     (unit,) = PlanLog(output).append([row], unit_pages=8, run_id="r1")

@@ -22,7 +22,7 @@ from rtprune.dataset import (
 )
 from rtprune.dataset.schema import DOCUMENTS, PAGES
 from rtprune.errors import RTPruneError, UsageError
-from rtprune.store import get, join, open_filesystem, put
+from rtprune.store import delete, get, join, open_filesystem, put
 from tests.dataset.samples import CONFIG, document, rows_of
 
 
@@ -50,6 +50,7 @@ def test_a_plain_reader_of_a_local_folder_is_not_disturbed_by_what_a_killed_writ
     half = tmp_path / "out" / file
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rtprune.store.os.replace", lambda aside, path: None)
+        patch.setattr("rtprune.store.os.remove", lambda aside: None)  # a killed process does not get to this
         put(str(half.with_name("u-half.parquet")), b"PAR1")
     assert len(list(half.parent.iterdir())) == 2
     assert pads.dataset(str(tmp_path / "out" / "pages"), format="parquet").count_rows() == 2
@@ -80,8 +81,19 @@ def test_a_flipped_bit_is_an_error_not_a_wrong_text(output: Output) -> None:
     data = bytearray(get(join(output.uri, file)))
     data[data.index(b"unmistakable")] ^= 1
     put(join(output.uri, file), bytes(data))
-    with pytest.raises((RTPruneError, OSError)):
+    with pytest.raises(RTPruneError, match="is damaged"):
         read_pages(output)
+
+
+def test_a_file_that_is_cut_short_or_gone_is_named(output: Output) -> None:
+    (unit,) = PlanLog(output).append([document("a", 2)], unit_pages=8, run_id="r1")
+    file = join(output.uri, commit_unit(output, unit, rows_of(unit), "r1").file)
+    put(file, get(file)[:-100])
+    with pytest.raises(RTPruneError, match="is damaged"):
+        statistics(output)
+    delete(file)
+    with pytest.raises(RTPruneError, match=rf"is damaged.*{unit.unit_id}"):
+        statistics(output)
 
 
 def test_statistics_are_those_counted_by_hand(output: Output) -> None:

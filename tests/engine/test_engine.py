@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from rtprune.engine import Engine, PageResult, Timings
-from rtprune.errors import UsageError
+from rtprune.errors import RTPruneError, UsageError
 from rtprune.models import Views
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.pruning import TokenLayout
 from rtprune.settings import ReadSettings
+from tests.models.networks import greedy
 
 Draw = Callable[..., Image.Image]
 
@@ -53,11 +54,16 @@ def test_pages_with_and_without_tiles_read_the_same_in_any_company(model: DeepSe
 
 
 def test_a_ratio_of_nothing_equals_no_pruning(model: DeepSeekOcr, draw: Draw) -> None:
-    pages = [draw(1), draw(2)]
-    off = without_times(engine(model, prune="off").read(pages))
-    assert without_times(engine(model, prune=0.0).read(pages)) == off
-    assert off[0].facts is not None
-    assert off[0].facts.tokens_before == off[0].facts.tokens_after == 73
+    page = draw(1)
+    (off,) = engine(model, prune="off").read([page])
+    (nothing,) = engine(model, prune=0.0).read([page])
+    (features,) = model.encode([model.prepare(page, "tiny")])
+    prompt = model.prompt("text")
+    unpruned = torch.cat([model.embed(prompt.before), features, model.embed(prompt.after)])
+    (ids,) = greedy(model, [unpruned], [torch.arange(len(unpruned))], off.output_tokens)
+    assert off.text == nothing.text == model.parse(model.detokenize(ids)).text
+    assert off.facts is not None
+    assert off.facts.tokens_before == off.facts.tokens_after == 73
 
 
 def test_the_decoder_sees_the_surviving_positions_and_goes_on_after_the_unpruned_length(
@@ -115,6 +121,17 @@ def test_features_that_are_not_finite_fail_their_page_alone(
     assert without_times([first, last]) == [wanted[0], wanted[2]]
     assert failed.status == "failed"
     assert "features must be finite" in (failed.error_message or "")
+
+
+def test_a_gpu_too_small_for_one_page_is_no_pages_fault(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(views: Sequence[Views]) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(model, "encode", full)
+    with pytest.raises(RTPruneError, match=r"too small to read even one page: CUDA out of memory \(take a smaller"):
+        engine(model).read([draw(1), draw(2)])
 
 
 @pytest.mark.parametrize("step", ["encode", "decoder"])

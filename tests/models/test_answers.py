@@ -91,6 +91,12 @@ def test_a_mark_cut_short_by_the_end_leaves_nothing_behind(cut: str) -> None:
     assert parse_grounded(f"{whole}\n\n{cut}") == parse_grounded(whole)
 
 
+def test_text_behind_a_lone_mark_is_kept_to_its_end() -> None:
+    behind = "All that follows a mark the model did not finish,\nhowever much of it there is."
+    answer = parse_grounded(f"<|ref|>title<|/ref|><|det|>[[1, 2, 3, 4]]<|/det|>\nA\n\n<|ref|>text\n{behind}")
+    assert answer.text == f"A\n\ntext\n{behind}"
+
+
 def test_lone_marks_go_and_what_they_enclose_stays() -> None:
     assert parse_grounded("a <|ref|>named<|/ref|> thing<|/det|> b") == Answer("a named thing b", ())
 
