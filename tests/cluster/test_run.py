@@ -136,7 +136,8 @@ def test_unit_that_cannot_be_read_is_recorded_page_by_page_as_failed(
 ) -> None:
     monkeypatch.setattr(steps, "Reader", reader)
     source = write_corpus(tmp_path / "source", documents=1, pages=3)
-    settings = quick_settings(random_checkpoint, unit_pages=3, unit_timeout_s=1.0)
+    timeout = 1.0 if reader is HangingReader else 60.0
+    settings = quick_settings(random_checkpoint, unit_pages=3, unit_timeout_s=timeout)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
     assert summary.status == "finished"
     assert assert_complete(summary.output) == {"failed": 3}
