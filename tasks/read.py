@@ -19,13 +19,14 @@ LOG_EVERY_S = 30.0
 def read(run: Run, found: Found, planned: Planned) -> Done:
     """Every page of the units in the dataset, those that cannot be read as failed rows."""
     logger = get_run_logger()
-    logged = time.monotonic()
+    logged_at, logged = time.monotonic(), 0
 
     def log(progress: Progress) -> None:
-        nonlocal logged
-        if time.monotonic() - logged < LOG_EVERY_S and progress.done < progress.total:
+        nonlocal logged_at, logged
+        ended = progress.done == progress.total
+        if progress.done == logged or (time.monotonic() - logged_at < LOG_EVERY_S and not ended):
             return
-        logged = time.monotonic()
+        logged_at, logged = time.monotonic(), progress.done
         saved = share_saved(progress.tokens_before, progress.tokens_after)
         logger.info("%d of %d pages, %d failed, %s tokens saved", progress.done, progress.total, progress.failed, saved)
 

@@ -132,7 +132,7 @@ def run_on_terminal(arguments: list[str]) -> tuple[int, str]:
 def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
     tmp_path: Path, random_checkpoint: Path
 ) -> None:
-    source = write_corpus(tmp_path / "source", documents=8, pages=10)
+    source = write_corpus(tmp_path / "source", documents=8, pages=6)
     out = tmp_path / "out"
     arguments = ["run", str(source), str(out), *quick_flags(random_checkpoint, unit_pages=1, batch_pages=1, workers=1)]
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -155,12 +155,12 @@ def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
     assert readers
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in readers), "its workers to end")
 
-    left = 80 - committed(out)
-    assert 0 < left < 80 - before
+    left = 48 - committed(out)
+    assert 0 < left < 48 - before
     code, shown = run_on_terminal(arguments)
     assert code == 0
     assert "loading the model" in shown
     assert f"{left} of {left} page" in shown
     final = shown.rpartition("\r\x1b[2K")[2]
     assert re.match(rf"finished in .*\ndocuments +0 looked into\npages +{left} recorded\nvisual tokens +", final)
-    assert sum(assert_complete(str(out)).values()) == 80
+    assert sum(assert_complete(str(out)).values()) == 48

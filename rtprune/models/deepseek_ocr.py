@@ -107,7 +107,8 @@ def describe(checkpoint: Checkpoint) -> ModelCard:
         raise ModelError(f'{checkpoint.folder / "config.json"}: "rtprune" must be an object with modes and tasks')
     modes = _known(checkpoint, "modes", trained_for, tuple(preparation.MODES))
     tasks = _known(checkpoint, "tasks", trained_for, tuple(TASKS))
-    parameters = sum(map(math.prod, read_shapes(checkpoint.folder).values()))
+    shapes = read_shapes(checkpoint.folder)
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if name not in UNUSED_TENSORS)
     revision = fingerprint(checkpoint.folder)
     return ModelCard(checkpoint.name, revision, parameters, modes, _default_mode(modes), tasks, tasks[0])
 

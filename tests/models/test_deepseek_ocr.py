@@ -221,11 +221,13 @@ class TestModesAndTasks:
         assert again.name == str(tmp_path / "same")
 
     def test_a_description_says_without_loading_what_the_loaded_model_says(
-        self, random_checkpoint: Path, model: OcrModel, monkeypatch: pytest.MonkeyPatch
+        self, random_checkpoint: Path, model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("rtprune.models.deepseek_ocr.read_tensors", lambda folder: pytest.fail("weights were read"))
         card = describe(str(random_checkpoint))
-        assert {field: getattr(model, field) for field in vars(card)} == vars(card)
+        told = dict(vars(card))
+        assert told.pop("parameters") == sum(parameter.numel() for parameter in model.network.parameters())
+        assert told == {field: getattr(model, field) for field in told}
 
     def test_marks_of_table_cells_may_repeat(self, model: DeepSeekOcr) -> None:
         assert model.repeatable_token_ids == frozenset()
