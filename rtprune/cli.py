@@ -1,4 +1,4 @@
-"""The command line: ``rtprune page``, ``rtprune run``, ``rtprune stats``.
+"""The command line: ``rtprune page``, ``rtprune run``, ``rtprune stats``, ``rtprune bench``.
 
 What takes seconds to import (torch, transformers, Ray) is imported by the command that needs it.
 """
@@ -9,6 +9,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from json import dumps
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from rtprune.errors import DocumentError, RTPruneError, UsageError
 from rtprune.settings import ReadSettings, RunSettings
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from rtprune.engine import Engine
     from rtprune.report.progress import ProgressDisplay
 
 FAILED, MISUSED = 1, 2
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     page = commands.add_parser("page", help="read one page and print its text and token facts")
     page.add_argument("file", metavar="FILE", help="a PDF or picture, local or s3://")
     page.add_argument("--page", type=int, default=1, metavar="N", help="page number, from 1 (default: 1)")
+    page.add_argument("--overlay", metavar="PNG", help="draw the page there with its visual tokens, pruned and kept")
     _add_settings(page, PAGE_FLAGS)
     page.set_defaults(command=_page)
 
@@ -68,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     stats = commands.add_parser("stats", help="print what a dataset holds: pages, failures by reason, tokens saved")
     stats.add_argument("output", metavar="OUTPUT", help="the OUTPUT of a run")
     stats.set_defaults(command=_stats)
+
+    bench = commands.add_parser("bench", help="measure what things cost on this machine")
+    kinds = bench.add_subparsers(required=True, metavar="WHAT", title="what")
+    prune = kinds.add_parser("prune", help="pruning against its published formulation, and against prefill")
+    prune.add_argument("--model", help="measure on this model's own features and prefill; random features when absent")
+    prune.add_argument("--repeats", type=int, default=20, help="runs of each measurement (default: 20)")
+    prune.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    prune.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    prune.set_defaults(command=_bench_prune)
     return parser
 
 
@@ -95,7 +109,7 @@ def _settings(given: dict[str, Any]) -> RunSettings:
         raise UsageError(f"--{name.replace('_', '-')} cannot be {first['input']!r}", hint) from error
 
 
-def _page(*, file: str, page: int, **given: Any) -> int:
+def _page(*, file: str, page: int, overlay: str | None, **given: Any) -> int:
     settings = _settings(given)
     from rtprune.documents import PageFault, open_document, read_object, render_pages
     from rtprune.report.summary import page_facts
@@ -131,7 +145,20 @@ def _page(*, file: str, page: int, **given: Any) -> int:
             render_ms=image.render_ms,
         )
     )
+    if overlay:
+        _save_overlay(overlay, engine, image.picture)
     return 0
+
+
+def _save_overlay(path: str, engine: Engine, picture: Image) -> None:
+    from rtprune.report.overlay import draw_overlay
+
+    views, features, pruned = engine.prune_page(picture)
+    try:
+        draw_overlay(views, features, pruned).save(path, format="PNG")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}", "name a file you may write") from error
+    print(f"{'overlay':<18}{path}")
 
 
 def _run(*, source: str, output: str, **given: Any) -> int:
@@ -159,6 +186,21 @@ def _stats(*, output: str) -> int:
 
     found = Output.existing(output)
     print(dataset_statistics(found.uri, statistics(found)))
+    return 0
+
+
+def _bench_prune(*, model: str | None, repeats: int, threads: int, json: bool) -> int:
+    if repeats < 1 or threads < 1:
+        raise UsageError(f"--{'repeats' if repeats < 1 else 'threads'} must be at least 1")
+    import torch
+
+    from rtprune.bench.prune import bench_prune, report
+    from rtprune.models import load_model
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = bench_prune(load_model(model) if model else None, repeats=repeats, device=device)
+    print(dumps(found, indent=2) if json else report(found))
     return 0
 
 

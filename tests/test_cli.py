@@ -164,3 +164,13 @@ def test_run_that_is_stopped_terminated_and_killed_is_complete_in_the_end(
     final = shown.rpartition("\r\x1b[2K")[2]
     assert re.match(rf"finished in .*\ndocuments +0 looked into\npages +{left} recorded\nvisual tokens +", final)
     assert sum(assert_complete(str(out)).values()) == 48
+
+
+def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
+    page = ["page", str(write_pdf(tmp_path / "a.pdf", 1)), *flags]
+    assert main([*page, "--overlay", str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path / "a.png") in capsys.readouterr().out
+    assert main([*page, "--overlay", str(tmp_path / "nowhere" / "a.png")]) == 2
+    assert "cannot write" in capsys.readouterr().err

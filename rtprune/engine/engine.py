@@ -15,7 +15,7 @@ from rtprune.engine.decoding import Decoded, PromptEmbeddings, assemble_prompt, 
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.errors import DocumentError, RTPruneError, UsageError
 from rtprune.models.protocol import OcrModel, Views
-from rtprune.pruning import PruneConfig, PruneFacts, prune
+from rtprune.pruning import PruneConfig, Pruned, PruneFacts, prune
 from rtprune.settings import ReadSettings
 
 _log = logging.getLogger(__name__)
@@ -92,6 +92,21 @@ class Engine:
         answered = _together(self._decode, ready)
         return [_alone(self._result, page) for page in answered]
 
+    @torch.inference_mode()
+    def prune_page(self, picture: Image) -> tuple[Views, Tensor, Pruned]:
+        """One page's views, its visual tokens [L, D], and what pruning leaves of them; nothing is read.
+
+        Raises:
+            DocumentError: the picture cannot be shown to the model.
+        """
+        views = self.model.prepare(picture, self.mode)
+        (features,) = self.model.encode([views])
+        return views, features, self._pruned(views, features)
+
+    def _pruned(self, views: Views, features: Tensor) -> Pruned:
+        view = views.global_view.to(self.model.device) if self._pruning.ratio == "dynamic" else None
+        return prune(features, views.layout, view, self._pruning)
+
     def _prepare(self, picture: Image) -> _Prepared:
         start = clock_ms(self.model.device)
         views = self.model.prepare(picture, self.mode)
@@ -109,8 +124,7 @@ class Engine:
 
     def _prune(self, page: _Encoded) -> _Ready:
         start = clock_ms(self.model.device)
-        view = page.views.global_view.to(self.model.device) if self._pruning.ratio == "dynamic" else None
-        pruned = prune(page.features, page.views.layout, view, self._pruning)
+        pruned = self._pruned(page.views, page.features)
         prune_ms = clock_ms(self.model.device) - start
         return _Ready(assemble_prompt(self.model, self.task, pruned), pruned.facts, page.encode_ms, prune_ms)
 

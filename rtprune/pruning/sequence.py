@@ -12,7 +12,7 @@ from torch import Tensor
 from rtprune.pruning.layout import TokenLayout
 from rtprune.pruning.ratio import PATCH, density, l2_norms, similarity, unit_tokens
 from rtprune.pruning.selection import kept_count, select, survivors
-from rtprune.pruning.transport import merge
+from rtprune.pruning.transport import SOLVERS, Solver, merge
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class PruneConfig:
         dustbin: score of any token with the dustbin (z).
         regularisation: strength of the transport's entropy term.
         alpha: weight of dropped tokens in the kept ones they merge into.
+        solver: of the transport: "scaling" (fast), or "pot" (POT's, the reference; equal to 1e-6).
 
     Raises:
         ValueError: a field is outside what it accepts.
@@ -35,6 +36,7 @@ class PruneConfig:
     dustbin: float = 0.2
     regularisation: float = 1.0
     alpha: float = 0.1
+    solver: Solver = "scaling"
 
     def __post_init__(self) -> None:
         if self.ratio != "dynamic" and not (_is_finite(self.ratio) and 0.0 <= float(self.ratio) <= 1.0):
@@ -44,6 +46,8 @@ class PruneConfig:
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
         if not _is_finite(self.regularisation) or self.regularisation <= 0:
             raise ValueError(f"regularisation must be a finite number above 0, got {self.regularisation!r}")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {self.solver!r}")
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,11 @@ def prune(
     free = features[free_positions]
     free_count = free.shape[0]
 
+    units = unit_tokens(free)
     similar: float | None = None
     dense: float | None = None
     if isinstance(config.ratio, str):
-        similar = float(similarity(unit_tokens(free)))
+        similar = float(similarity(units))
         dense = float(density(_checked_view(view, layout), config.threshold))
         ratio = similar * (1.0 - dense)
     else:
@@ -129,18 +134,19 @@ def prune(
         result = features
     else:
         positions = survivors(kinds, kept)
-        result = _with_merged(features, free, free_positions, kept, config)[positions]
+        result = _with_merged(features, free, units, free_positions, kept, config)[positions]
     facts = PruneFacts(similar, dense, ratio, layout.length, positions.numel(), free_count, count)
     return Pruned(result, positions, facts)
 
 
-def _with_merged(features: Tensor, free: Tensor, free_positions: Tensor, kept: Tensor, config: PruneConfig) -> Tensor:
+def _with_merged(
+    features: Tensor, free: Tensor, units: Tensor, free_positions: Tensor, kept: Tensor, config: PruneConfig
+) -> Tensor:
     """``features`` [L, D] with the dropped free tokens merged into the kept ones."""
     if not bool(kept.any()):
         return features
-    units = unit_tokens(free)
     scores = units[kept] @ units[~kept].T
-    merged = merge(free[kept], free[~kept], scores, config.dustbin, config.regularisation, config.alpha)
+    merged = merge(free[kept], free[~kept], scores, config.dustbin, config.regularisation, config.alpha, config.solver)
     # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
     limit = torch.finfo(features.dtype).max
     return features.index_copy(0, free_positions[kept], merged.clamp(-limit, limit).to(features.dtype))

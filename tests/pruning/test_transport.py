@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rtprune.pruning.transport import merge, transport_plan
+from rtprune.pruning.transport import _enough_steps, _scaled, merge, transport_plan
 
 
 def test_one_kept_and_one_dropped_by_hand() -> None:
@@ -37,6 +39,34 @@ def test_the_solver_converges_at_the_ends_of_the_scores(shape: tuple[int, int], 
     scores = torch.full(shape, extreme)
     scores[0, 0] = -extreme
     assert bool(transport_plan(scores, 0.2, 1.0).isfinite().all())
+
+
+@pytest.mark.filterwarnings("ignore:Sinkhorn did not converge")
+@settings(max_examples=80, deadline=None)
+@given(
+    kept=st.integers(1, 60),
+    dropped=st.integers(1, 60),
+    dustbin=st.floats(-2, 2),
+    regularisation=st.sampled_from([0.02, 0.25, 1.0, 10.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_both_solvers_agree(kept: int, dropped: int, dustbin: float, regularisation: float, seed: int) -> None:
+    scores = torch.rand(kept, dropped, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    ours = transport_plan(scores, dustbin, regularisation)
+    reference = transport_plan(scores, dustbin, regularisation, "pot")
+    assert ours.dtype == reference.dtype == torch.float64
+    assert float((ours - reference).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["random", "ends"])
+@pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
+def test_the_steps_taken_without_looking_are_enough(spread: float, kind: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    shares = torch.rand(50, 20, dtype=torch.float64, generator=generator)
+    kernel = torch.exp(-spread * (shares.round() if kind == "ends" else shares))
+    plan = _scaled(kernel, math.exp(-0.4 * spread), _enough_steps(spread), watch=False)
+    exact = _scaled(kernel, math.exp(-0.4 * spread), 2000, watch=False)
+    assert float((plan - exact).abs().max()) < 1e-8
 
 
 def test_merging_adds_the_transported_share() -> None:
