@@ -14,6 +14,7 @@ PATCH = 64
 """Side in pixels of the part of a view that one visual token stands for."""
 
 _LUMA = (0.299, 0.587, 0.114)
+_STRIP = 2 * PATCH
 
 
 def l2_norms(features: Tensor) -> Tensor:
@@ -36,17 +37,17 @@ def unit_tokens(features: Tensor) -> Tensor:
     return scaled / norms.clamp(min=1.0)  # a scaled token has norm 0 or at least 1
 
 
-def similarity(units: Tensor) -> Tensor:
-    """Mean of cos(i, j)^2 over ordered pairs i != j of the unit tokens ``units`` [P, D]: float64 scalar in [0, 1].
+def similarity(cosines: Tensor) -> Tensor:
+    """Mean of cos(i, j)^2 over ordered pairs i != j of ``cosines`` [P, P]: float64 scalar in [0, 1].
 
     Fewer than two tokens have no pair: 0.
     """
-    count = units.shape[0]
+    count = cosines.shape[0]
     if count < 2:
-        return units.new_zeros((), dtype=torch.float64)
-    cosines = units @ units.T
-    cosines.fill_diagonal_(0.0)
-    return (cosines.square().sum(dtype=torch.float64) / (count * (count - 1))).clamp(0.0, 1.0)
+        return cosines.new_zeros((), dtype=torch.float64)
+    squares = cosines.square()
+    squares.fill_diagonal_(0.0)
+    return (squares.sum(dtype=torch.float64) / (count * (count - 1))).clamp(0.0, 1.0)
 
 
 def density(view: Tensor, threshold: float) -> Tensor:
@@ -59,23 +60,24 @@ def density(view: Tensor, threshold: float) -> Tensor:
     Each patch is filtered alone with zero padding, so a blank white patch scores its border, 252/4096.
     """
     height, width = view.shape[-2:]
-    # On a CPU a row of patches at a time stays in its cache; a GPU is better asked once.
-    strips = torch.split(view, PATCH, dim=1) if view.device.type == "cpu" else (view,)
-    edges = torch.stack([_edge_count(strip, threshold) for strip in strips]).sum()
-    return edges.double() / (height * width)  # all patches have the same size: the mean of means is the mean
+    # On a CPU a few rows of patches at a time stay in its cache; a GPU is better asked once.
+    strips = torch.split(view, _STRIP, dim=1) if view.device.type == "cpu" else (view,)
+    edges = torch.stack([_edge_count(strip, threshold) for strip in strips]).sum(dtype=torch.float64)
+    return edges / (height * width)  # all patches have the same size: the mean of means is the mean
 
 
 def _edge_count(strip: Tensor, threshold: float) -> Tensor:
     """Number of edge pixels in ``strip`` [3, H, W], each 64x64 patch filtered alone."""
     red, green, blue = strip.float()
-    luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    luma = torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
     rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
     patches = luma.reshape(rows, PATCH, columns, PATCH).transpose(1, 2)
     padded = functional.pad(patches, (1, 1, 1, 1))
     # The Sobel kernels are separable: smooth by (1, 2, 1) along one axis, differentiate along the other.
     # Plain sums are exact on every device; a convolution may run in a shorter number format on a GPU.
-    across = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
-    down = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    across = torch.add(padded[..., :-2, :], padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
+    down = torch.add(padded[..., :-2], padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
     horizontal = across[..., 2:] - across[..., :-2]
     vertical = down[..., 2:, :] - down[..., :-2, :]
-    return (horizontal.square() + vertical.square() > threshold * abs(threshold)).sum()
+    magnitude_squared = horizontal.square_().addcmul_(vertical, vertical)
+    return magnitude_squared.gt_(threshold * abs(threshold)).sum(dtype=torch.float64)

@@ -118,10 +118,12 @@ def prune(
     free_count = free.shape[0]
 
     units = unit_tokens(free)
+    cosines: Tensor | None = None
     similar: float | None = None
     dense: float | None = None
     if isinstance(config.ratio, str):
-        similar = float(similarity(units))
+        cosines = units @ units.T
+        similar = float(similarity(cosines))
         dense = float(density(_checked_view(view, layout), config.threshold))
         ratio = similar * (1.0 - dense)
     else:
@@ -134,18 +136,19 @@ def prune(
         result = features
     else:
         positions = survivors(kinds, kept)
-        result = _with_merged(features, free, units, free_positions, kept, config)[positions]
+        result = features
+        if count:
+            scores = units[kept] @ units[~kept].T if cosines is None else cosines[kept][:, ~kept]
+            result = _with_merged(features, free, free_positions, kept, scores, config)
+        result = result[positions]
     facts = PruneFacts(similar, dense, ratio, layout.length, positions.numel(), free_count, count)
     return Pruned(result, positions, facts)
 
 
 def _with_merged(
-    features: Tensor, free: Tensor, units: Tensor, free_positions: Tensor, kept: Tensor, config: PruneConfig
+    features: Tensor, free: Tensor, free_positions: Tensor, kept: Tensor, scores: Tensor, config: PruneConfig
 ) -> Tensor:
     """``features`` [L, D] with the dropped free tokens merged into the kept ones."""
-    if not bool(kept.any()):
-        return features
-    scores = units[kept] @ units[~kept].T
     merged = merge(free[kept], free[~kept], scores, config.dustbin, config.regularisation, config.alpha, config.solver)
     # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
     limit = torch.finfo(features.dtype).max
@@ -160,7 +163,7 @@ def _check_features(features: Tensor, layout: TokenLayout) -> None:
         raise ValueError(
             f"features must have shape [{layout.length}, D] with D >= 1 to fit the layout, got {tuple(features.shape)}"
         )
-    if not bool(features.isfinite().all()):
+    if not _all_finite(features):
         bad = int((~features.isfinite()).any(dim=-1).sum())
         raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {layout.length} tokens")
 
@@ -172,9 +175,14 @@ def _checked_view(view: Tensor | None, layout: TokenLayout) -> Tensor:
     if not isinstance(view, Tensor) or tuple(view.shape) != (3, side, side) or not view.is_floating_point():
         given = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
         raise ValueError(f"view must be a floating point tensor of shape [3, {side}, {side}], got {given}")
-    if not bool(view.isfinite().all()):
+    if not _all_finite(view):
         raise ValueError("view must be finite, got NaN or infinity")
     return view
+
+
+def _all_finite(values: Tensor) -> bool:
+    """A sum is finite only where all of it is, and many times cheaper than looking at each; but it may overflow."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _is_finite(value: object) -> bool:
