@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rtprune.dataset import Output, read_documents, read_pages, statistics
     from rtprune.engine import Engine, PageResult
     from rtprune.models import load_model
-    from rtprune.pruning import PruneConfig, Pruned, PruneFacts, TokenLayout, prune
+    from rtprune.pruning import PruneConfig, Pruned, PruneFacts, TokenLayout, prune, prune_batch
     from rtprune.settings import ReadSettings, RunSettings
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ _HOMES = {
     "TokenLayout": "rtprune.pruning",
     "load_model": "rtprune.models",
     "prune": "rtprune.pruning",
+    "prune_batch": "rtprune.pruning",
     "read_documents": "rtprune.dataset",
     "read_pages": "rtprune.dataset",
     "statistics": "rtprune.dataset",
@@ -46,6 +47,7 @@ __all__ = [
     "TokenLayout",
     "load_model",
     "prune",
+    "prune_batch",
     "read_documents",
     "read_pages",
     "statistics",

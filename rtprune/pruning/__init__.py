@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from rtprune.pruning.layout import TokenKind, TokenLayout
-from rtprune.pruning.sequence import PruneConfig, Pruned, PruneFacts, prune
+from rtprune.pruning.sequence import PruneConfig, Pruned, PruneFacts, prune, prune_batch
 
-__all__ = ["PruneConfig", "PruneFacts", "Pruned", "TokenKind", "TokenLayout", "prune"]
+__all__ = ["PruneConfig", "PruneFacts", "Pruned", "TokenKind", "TokenLayout", "prune", "prune_batch"]

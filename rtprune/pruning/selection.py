@@ -19,12 +19,9 @@ def kept_count(free_count: int, ratio: float) -> int:
     return min(free_count, math.floor(free_count * (1.0 - ratio) + 1e-9))
 
 
-def select(norms: Tensor, count: int) -> Tensor:
-    """bool [P]: the ``count`` tokens of largest norm; of equal norms the earlier token stays."""
-    order = torch.sort(norms, descending=True, stable=True).indices
-    kept = torch.zeros_like(norms, dtype=torch.bool)
-    kept[order[:count]] = True
-    return kept
+def by_norm(norms: Tensor) -> Tensor:
+    """int64 [P]: tokens from the largest of ``norms`` [P] to the smallest; of equal ones the earlier comes first."""
+    return torch.sort(norms, descending=True, stable=True).indices
 
 
 def survivors(kinds: Tensor, kept_free: Tensor) -> Tensor:

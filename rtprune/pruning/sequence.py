@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rtprune.pruning.layout import TokenLayout
 from rtprune.pruning.ratio import PATCH, density, l2_norms, similarity, unit_tokens
-from rtprune.pruning.selection import kept_count, select, survivors
+from rtprune.pruning.selection import by_norm, kept_count, survivors
 from rtprune.pruning.transport import SOLVERS, Solver, merge
 
 
@@ -88,6 +89,29 @@ class Pruned:
     facts: PruneFacts
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """One image whose answers the device is still working on.
+
+    Attributes:
+        free_positions: int64 [P], where the free tokens stand.
+        free: [P, D].
+        units: [P, D], the same scaled to norm 1.
+        cosines: [P, P] between them; absent with a fixed ratio.
+        answers: float64 [4 + P]: sums of the features and of the view (finite only where all of them is), similarity,
+            density, and the free tokens' indices from the largest norm to the smallest.
+    """
+
+    features: Tensor
+    layout: TokenLayout
+    view: Tensor | None
+    free_positions: Tensor
+    free: Tensor
+    units: Tensor
+    cosines: Tensor | None
+    answers: Tensor
+
+
 def prune(
     features: Tensor, layout: TokenLayout, view: Tensor | None = None, config: PruneConfig | None = None
 ) -> Pruned:
@@ -110,49 +134,95 @@ def prune(
     Tokens merge in float32 whatever the dtype, and the result is rounded to that dtype once. Source: RTPrune
     (arXiv 2605.00392).
     """
-    config = PruneConfig() if config is None else config
-    _check_features(features, layout)
-    kinds = layout.kinds.to(features.device)
-    free_positions = layout.free.to(features.device).nonzero().squeeze(1)
-    free = features[free_positions]
-    free_count = free.shape[0]
+    return prune_batch([features], [layout], [view], config)[0]
 
+
+def prune_batch(
+    features: Sequence[Tensor],
+    layouts: Sequence[TokenLayout],
+    views: Sequence[Tensor | None] | None = None,
+    config: PruneConfig | None = None,
+) -> list[Pruned]:
+    """Prune several images of any layouts, each as `prune` does, bit for bit; arguments and errors as there.
+
+    All images are on one device, which is waited for once: their lengths after pruning depend on what they show.
+    """
+    config = PruneConfig() if config is None else config
+    views = [None] * len(features) if views is None else views
+    if not len(features) == len(layouts) == len(views):
+        raise ValueError(
+            f"there must be as many layouts and views as features, got {len(features)} features, "
+            f"{len(layouts)} layouts, {len(views)} views"
+        )
+    asked = [_ask(*image, config) for image in zip(features, layouts, views, strict=True)]
+    if not asked:
+        return []
+    told = torch.split(torch.cat([one.answers for one in asked]).cpu(), [one.answers.numel() for one in asked])
+    return [_settle(one, answers, config) for one, answers in zip(asked, told, strict=True)]
+
+
+def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, config: PruneConfig) -> _Asked:
+    """Set the device to work on all that the length after pruning depends on."""
+    _check_features(features, layout)
+    free_positions = layout.free.nonzero().squeeze(1).to(features.device)
+    free = features[free_positions]
     units = unit_tokens(free)
     cosines: Tensor | None = None
-    similar: float | None = None
-    dense: float | None = None
-    if isinstance(config.ratio, str):
+    nothing = units.new_zeros((), dtype=torch.float64)
+    similar, dense, view_sum = nothing, nothing, nothing
+    if config.ratio == "dynamic":
+        view = _checked_view(view, layout)
         cosines = units @ units.T
-        similar = float(similarity(cosines))
-        dense = float(density(_checked_view(view, layout), config.threshold))
-        ratio = similar * (1.0 - dense)
-    else:
-        ratio = float(config.ratio)
+        similar, dense, view_sum = similarity(cosines), density(view, config.threshold), view.sum().double()
+    facts = torch.stack([features.sum().double(), view_sum.to(similar.device), similar, dense.to(similar.device)])
+    answers = torch.cat([facts, by_norm(l2_norms(free)).double()])
+    return _Asked(features, layout, view, free_positions, free, units, cosines, answers)
 
+
+def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
+    """Prune an image of which all is known that its length depends on."""
+    features_sum, view_sum, similar, dense = answers[:4].tolist()
+    _require_finite(asked, features_sum, view_sum)
+    dynamic = config.ratio == "dynamic"
+    ratio = similar * (1.0 - dense) if dynamic else float(config.ratio)
+    order = answers[4:].long()
+    free_count, length = len(order), asked.layout.length
     count = kept_count(free_count, ratio)
-    kept = select(l2_norms(free), count)
     if count == free_count:
-        positions = torch.arange(layout.length, device=features.device)
-        result = features
+        positions = torch.arange(length)
+        result = asked.features
     else:
-        positions = survivors(kinds, kept)
-        result = features
-        if count:
-            scores = units[kept] @ units[~kept].T if cosines is None else cosines[kept][:, ~kept]
-            result = _with_merged(features, free, free_positions, kept, scores, config)
-        result = result[positions]
-    facts = PruneFacts(similar, dense, ratio, layout.length, positions.numel(), free_count, count)
-    return Pruned(result, positions, facts)
+        kept_free = torch.zeros(free_count, dtype=torch.bool)
+        kept_free[order[:count]] = True
+        positions = survivors(asked.layout.kinds, kept_free)
+        result = _merged(asked, order[:count].sort().values, order[count:].sort().values, config)
+        result = result[positions.to(result.device)]
+    facts = PruneFacts(
+        similarity=similar if dynamic else None,
+        density=dense if dynamic else None,
+        ratio=ratio,
+        tokens_before=length,
+        tokens_after=positions.numel(),
+        free_before=free_count,
+        free_after=count,
+    )
+    return Pruned(result, positions.to(result.device), facts)
 
 
-def _with_merged(
-    features: Tensor, free: Tensor, free_positions: Tensor, kept: Tensor, scores: Tensor, config: PruneConfig
-) -> Tensor:
-    """``features`` [L, D] with the dropped free tokens merged into the kept ones."""
-    merged = merge(free[kept], free[~kept], scores, config.dustbin, config.regularisation, config.alpha, config.solver)
+def _merged(asked: _Asked, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
+    """Features [L, D] with the ``dropped`` of the free tokens merged into the ``kept`` ones."""
+    if not len(kept):
+        return asked.features
+    features = asked.features
+    kept, dropped = kept.to(features.device), dropped.to(features.device)
+    units, free = asked.units, asked.free
+    scores = units[kept] @ units[dropped].T if asked.cosines is None else asked.cosines[kept][:, dropped]
+    merged = merge(
+        free[kept], free[dropped], scores, config.dustbin, config.regularisation, config.alpha, config.solver
+    )
     # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
     limit = torch.finfo(features.dtype).max
-    return features.index_copy(0, free_positions[kept], merged.clamp(-limit, limit).to(features.dtype))
+    return features.index_copy(0, asked.free_positions[kept], merged.clamp(-limit, limit).to(features.dtype))
 
 
 def _check_features(features: Tensor, layout: TokenLayout) -> None:
@@ -163,9 +233,15 @@ def _check_features(features: Tensor, layout: TokenLayout) -> None:
         raise ValueError(
             f"features must have shape [{layout.length}, D] with D >= 1 to fit the layout, got {tuple(features.shape)}"
         )
-    if not _all_finite(features):
-        bad = int((~features.isfinite()).any(dim=-1).sum())
-        raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {layout.length} tokens")
+
+
+def _require_finite(asked: _Asked, features_sum: float, view_sum: float) -> None:
+    """A sum is finite only where all of it is, and many times cheaper than looking at each; but it may overflow."""
+    if not math.isfinite(features_sum) and not bool(asked.features.isfinite().all()):
+        bad = int((~asked.features.isfinite()).any(dim=-1).sum())
+        raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {asked.layout.length} tokens")
+    if asked.view is not None and not math.isfinite(view_sum) and not bool(asked.view.isfinite().all()):
+        raise ValueError("view must be finite, got NaN or infinity")
 
 
 def _checked_view(view: Tensor | None, layout: TokenLayout) -> Tensor:
@@ -175,14 +251,7 @@ def _checked_view(view: Tensor | None, layout: TokenLayout) -> Tensor:
     if not isinstance(view, Tensor) or tuple(view.shape) != (3, side, side) or not view.is_floating_point():
         given = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
         raise ValueError(f"view must be a floating point tensor of shape [3, {side}, {side}], got {given}")
-    if not _all_finite(view):
-        raise ValueError("view must be finite, got NaN or infinity")
     return view
-
-
-def _all_finite(values: Tensor) -> bool:
-    """A sum is finite only where all of it is, and many times cheaper than looking at each; but it may overflow."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _is_finite(value: object) -> bool:

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rtprune.pruning import PruneConfig, TokenLayout, prune
+from rtprune.pruning import PruneConfig, TokenLayout, prune, prune_batch
 
 TWO = TokenLayout.deepseek_ocr(2)  # positions: 0 1 n2 3 4 n5 s6
 
@@ -158,3 +160,46 @@ def test_arguments_that_do_not_fit_are_named(changed: dict[str, Any], message: s
 def test_settings_out_of_range_are_refused_by_name(field: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(field))):
         PruneConfig(**field)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    images=st.lists(
+        st.tuples(
+            st.integers(1, 4),
+            st.none() | st.tuples(st.integers(1, 2), st.integers(1, 2)),
+            st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+            st.integers(0, 2**31),
+        ),
+        max_size=5,
+    ),
+    ratio=st.just("dynamic") | st.floats(0, 1),
+)
+def test_a_ragged_batch_is_pruned_bit_for_bit_as_its_images_alone(images: list[Any], ratio: Any) -> None:
+    features, layouts, views = [], [], []
+    for grid, tiles, dtype, seed in images:
+        generator = torch.Generator().manual_seed(seed)
+        layouts.append(TokenLayout.deepseek_ocr(grid, tiles, tile_grid=2))
+        common = torch.randn(1, 24, generator=generator)
+        features.append((torch.randn(layouts[-1].length, 24, generator=generator) + common).to(dtype))
+        views.append(torch.rand(3, 64 * grid, 64 * grid, generator=generator) * 2 - 1)
+    config = PruneConfig(ratio=ratio)
+    together = prune_batch(features, layouts, views, config)
+    assert len(together) == len(images)
+    for found, *image in zip(together, features, layouts, views, strict=True):
+        alone = prune(*image, config)
+        assert torch.equal(found.features, alone.features)
+        assert torch.equal(found.positions, alone.positions)
+        assert found.facts == alone.facts
+
+
+def test_a_batch_of_unlike_lists_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 features, 1 layouts, 2 views"):
+        prune_batch([small_features()] * 2, [TWO])
+
+
+def test_one_bad_image_of_a_batch_is_told() -> None:
+    bad = small_features()
+    bad[3, 0] = math.nan
+    with pytest.raises(ValueError, match="infinity in 1 of 7 tokens"):
+        prune_batch([small_features(), bad], [TWO, TWO], config=PruneConfig(ratio=0.5))
