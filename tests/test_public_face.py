@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import rtprune
+from rtprune.mini.generator import typeset
 
 
 @pytest.mark.parametrize("name", rtprune.__all__)
@@ -37,3 +39,16 @@ def test_the_readme_example_prunes() -> None:
     assert pruned.features.shape == (len(pruned.positions), 32)
     assert pruned.facts.tokens_before == 273
     assert pruned.facts.tokens_after == len(pruned.positions) < 273
+
+
+def test_the_readme_example_reads() -> None:
+    from rtprune import Engine, ReadSettings, load_model
+
+    drawn = typeset(["Hello, page."], [(20.0, 40.0)], "cour", 40 / 3)
+    picture = Image.fromarray(drawn.picture).convert("RGB")
+    engine = Engine(load_model("mini"), ReadSettings())
+    (page,) = engine.read([picture])
+    assert page.status == "ok"
+    assert page.text == "Hello, page."
+    assert page.facts is not None
+    assert page.facts.tokens_after < page.facts.tokens_before
