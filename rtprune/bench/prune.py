@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -93,8 +93,8 @@ def _cost(features: Tensor, views: Views, model: OcrModel | None, repeats: int, 
         return cost
     whole = measured(prefill(model, prune(features, views.layout, config=PruneConfig(ratio=0.0))), repeats, place)
     shorter = measured(prefill(model, pruned), repeats, place)
-    return PruneCost(
-        **{name: getattr(cost, name) for name in ("tokens_before", "tokens_after", "ours", "published", "speedup")},
+    return replace(
+        cost,
         prefill_unpruned=whole,
         prefill_pruned=shorter,
         share_of_prefill=round(ours.median / whole.median, 4),

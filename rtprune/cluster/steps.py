@@ -179,8 +179,8 @@ def read(
 ) -> Done:
     """Read those of ``units`` that are not committed yet on Ray; done again, it goes on where it was.
 
-    A unit whose process dies or that takes too long, again and again, is given up: its pages get failed rows, but only
-    once another unit shows that the fault is its own.
+    A unit whose process dies or that takes too long, again and again, is given up: its pages get failed rows. That
+    waits until another unit is read or the run ends, so that what fails every unit fails the run and no page.
 
     Raises:
         UsageError: the model cannot be loaded, or the store refuses.

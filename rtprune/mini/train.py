@@ -54,7 +54,10 @@ LESSONS = (
 )
 FULL_PAGE = (90, 90)  # more words than fit: the encoder learns most from full pages
 PASS_MARK = 0.93  # share of character cells named before the encoder's next lesson starts
-PASS_LOSS = 0.5  # nats a character before the decoder's next lesson starts
+#: nats a character before the next lesson starts: beside a frozen encoder early, the whole model when it reads
+PASS_LOSS = {"decoder": 0.5, "joint": 0.05}
+#: learning rates at the beginning and the end of a stage; 1e-3 in the last one makes the encoder forget its letters
+RATES = {"encoder": (1e-3, 1e-4), "decoder": (1e-3, 1e-4), "joint": (3e-4, 1e-5)}
 PLACE_LAYER, GAZE_LAYER = 1, 2
 SAVE_EVERY_S = 120.0
 
@@ -260,7 +263,7 @@ class Trainer:
         if self.progress.lesson == len(LESSONS) - 1:
             return
         means = np.mean(recent, axis=0)
-        if means[-1] >= PASS_MARK if stage == "encoder" else means[0] <= PASS_LOSS:
+        if means[-1] >= PASS_MARK if stage == "encoder" else means[0] <= PASS_LOSS[stage]:
             self.progress.lesson += 1
             recent.clear()
 
@@ -314,8 +317,8 @@ def main() -> None:
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint there afterwards")
     parser.add_argument("--pages", type=int, default=4, help="pages in a step, of each process")
     parser.add_argument("--words", type=int, nargs=2, default=PageDesign().words, help="fewest and most on a page")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--last-rate", type=float, default=1e-4)
+    parser.add_argument("--rate", type=float, help="learning rate at the beginning; the stage's own when absent")
+    parser.add_argument("--last-rate", type=float, help="learning rate at the end; the stage's own when absent")
     parser.add_argument("--processes", type=int, default=1, help="one per core; each draws and reads its own pages")
     parser.add_argument("--lesson", type=int, help="start at this lesson")
     arguments = parser.parse_args()
@@ -336,7 +339,9 @@ def _train(rank: int, arguments: argparse.Namespace, meeting: Path | None = None
     if arguments.lesson is not None:
         trainer.progress.lesson = arguments.lesson
     if arguments.minutes:
-        trainer.run(arguments.stage, arguments.minutes, arguments.pages, arguments.rate, arguments.last_rate)
+        rate, last_rate = RATES[arguments.stage]
+        rate, last_rate = arguments.rate or rate, arguments.last_rate or last_rate
+        trainer.run(arguments.stage, arguments.minutes, arguments.pages, rate, last_rate)
     if rank:
         return
     if arguments.export is not None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-import torch
 
 from rtprune.bench.prune import page, random_features
 from rtprune.bench.published import prune_as_published
-from rtprune.cli import main
 from rtprune.models.preparation import prepare
 from rtprune.pruning import PruneConfig, prune
 
@@ -24,29 +20,3 @@ def test_both_formulations_prune_alike(mode: str, ratio: float | None) -> None:
     assert ours.positions.tolist() == positions.tolist()
     assert 0 < ours.facts.free_after < ours.facts.free_before
     assert float((ours.features - published).abs().max()) < 1e-4
-
-
-def test_the_measurements_are_json_with_every_mode(capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
-    try:
-        assert main(["bench", "prune", "--json", "--repeats", "1"]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    found = json.loads(capsys.readouterr().out)
-    assert found["modes"].keys() == {"tiny", "small", "base", "large", "gundam"}
-    for cost in found["modes"].values():
-        assert 0 < cost["ours"]["min"] <= cost["ours"]["median"] <= cost["ours"]["max"]
-        assert cost["tokens_after"] < cost["tokens_before"]
-        assert cost["prefill_unpruned"] is None
-
-
-def test_a_models_own_prefill_is_measured(random_checkpoint: object, capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
-    try:
-        assert main(["bench", "prune", "--model", str(random_checkpoint), "--repeats", "1"]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    lines = capsys.readouterr().out.splitlines()
-    assert "prefill" in lines[1]
-    assert len(lines) == 7
-    assert all(line.endswith("x") for line in lines[2:])
