@@ -74,12 +74,13 @@ def write_random_checkpoint(folder: Path, seed: int = 0, config: dict[str, Any] 
     """
     from transformers import UnlimitedOcrForConditionalGeneration
 
-    from rtprune.models.deepseek_ocr import configuration, published_state_dict
+    from rtprune.models.deepseek_ocr import DeepSeekOcr
+    from rtprune.models.family import published_state_dict
     from rtprune.models.weights import save_tensors
 
     config = config or random_config()
     generator = torch.Generator().manual_seed(seed)
-    tensors = published_state_dict(UnlimitedOcrForConditionalGeneration(configuration(config)))
+    tensors = published_state_dict(UnlimitedOcrForConditionalGeneration(DeepSeekOcr.configuration(config)))
     tensors["model.vision_model.embeddings.patch_embedding.weight"] = torch.zeros(16, 3, 14, 14)
     for name in sorted(tensors):
         shape = tensors[name].shape

@@ -91,8 +91,9 @@ def _cost(features: Tensor, views: Views, model: OcrModel | None, repeats: int, 
     )
     if model is None:
         return cost
-    whole = measured(prefill(model, prune(features, views.layout, config=PruneConfig(ratio=0.0))), repeats, place)
-    shorter = measured(prefill(model, pruned), repeats, place)
+    unpruned = prune(features, views.layout, config=PruneConfig(ratio=0.0))
+    whole = measured(prefill(model, views, unpruned), repeats, place)
+    shorter = measured(prefill(model, views, pruned), repeats, place)
     return replace(
         cost,
         prefill_unpruned=whole,
@@ -102,10 +103,10 @@ def _cost(features: Tensor, views: Views, model: OcrModel | None, repeats: int, 
     )
 
 
-def prefill(model: OcrModel, pruned: Pruned) -> Callable[[], object]:
+def prefill(model: OcrModel, views: Views, pruned: Pruned) -> Callable[[], object]:
     """One prefill of the model's default task around ``pruned``."""
-    prompt = assemble_prompt(model, model.default_task, pruned)
-    return lambda: model.decoder(prompt.embeddings[None], prompt.positions[None])
+    prompt = assemble_prompt(model, model.default_task, views.layout, pruned)
+    return lambda: model.decoder(prompt.embeddings[None], prompt.positions[:, None])
 
 
 def measured(call: Callable[[], object], repeats: int, device: torch.device) -> Milliseconds:

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from rtprune.pruning import TokenLayout
-from rtprune.pruning.ratio import PATCH
 
 STEPS = 100
 _SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
@@ -26,12 +25,12 @@ def prune_as_published(
 
     Args:
         features: float32 [L, D].
-        view: float32 [3, 64 g, 64 g] in [-1, 1].
+        view: float32, of shape ``layout.view_shape``, in [-1, 1].
     """
     free = layout.free.to(features.device).nonzero().squeeze(1)
     tokens = features[free]
     if ratio is None:
-        ratio = mean_squared_cosine(tokens) * (1.0 - density_by_patch(view))
+        ratio = mean_squared_cosine(tokens) * (1.0 - density_by_patch(view, layout.patch))
     count = math.floor(len(free) * (1.0 - ratio))
     order = tokens.norm(dim=-1).argsort(descending=True, stable=True)
     kept, dropped = order[:count].sort().values, order[count:].sort().values
@@ -59,16 +58,16 @@ def mean_squared_cosine(tokens: Tensor) -> float:
     return cosines[off].square().mean().item()
 
 
-def density_by_patch(view: Tensor, threshold: float = 0.2) -> float:
+def density_by_patch(view: Tensor, patch: int = 64, threshold: float = 0.2) -> float:
     """Mean share of edge pixels, patch by patch."""
     luma = 0.299 * view[0] + 0.587 * view[1] + 0.114 * view[2]
     horizontal = torch.tensor(_SOBEL, device=view.device)
     kernels = torch.stack([horizontal, horizontal.T])[:, None]
     shares = []
-    for top in range(0, luma.shape[0], PATCH):
-        for left in range(0, luma.shape[1], PATCH):
-            patch = luma[top : top + PATCH, left : left + PATCH]
-            slopes = functional.conv2d(patch[None, None], kernels, padding=1)[0]
+    for top in range(0, luma.shape[0], patch):
+        for left in range(0, luma.shape[1], patch):
+            part = luma[top : top + patch, left : left + patch]
+            slopes = functional.conv2d(part[None, None], kernels, padding=1)[0]
             magnitude = torch.sqrt(slopes[0] ** 2 + slopes[1] ** 2)
             shares.append((magnitude > threshold).float().mean().item())
     return sum(shares) / len(shares)

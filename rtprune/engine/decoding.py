@@ -12,7 +12,7 @@ from torch import Tensor
 from rtprune.engine.guards import PageGuard
 from rtprune.engine.result import FinishReason
 from rtprune.models.protocol import OcrModel
-from rtprune.pruning import Pruned
+from rtprune.pruning import Pruned, TokenLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class PromptEmbeddings:
 
     Attributes:
         embeddings: [n, D].
-        positions: int64 [n], ascending, with gaps where tokens were pruned.
-        next_position: position of the first token of the answer, as if nothing had been pruned.
+        positions: int64 [A, n] on the model's A axes, with gaps where tokens were pruned.
+        next_position: position, on every axis, of the first token of the answer, as if nothing had been pruned.
     """
 
     embeddings: Tensor
@@ -46,16 +46,21 @@ class Decoded:
     decode_ms: float
 
 
-def assemble_prompt(model: OcrModel, task: str, pruned: Pruned) -> PromptEmbeddings:
+def assemble_prompt(model: OcrModel, task: str, layout: TokenLayout, pruned: Pruned) -> PromptEmbeddings:
     """The task's prompt around pruned visual tokens; every token at the position it has in the unpruned prompt."""
     prompt = model.prompt(task)
     before, after = prompt.before.to(model.device), prompt.after.to(model.device)
+    visual = model.visual_positions(layout)
     start = before.numel()
-    end = start + pruned.facts.tokens_before
+    end = start + visual.extent
     next_position = end + after.numel()
-    positions = [torch.arange(start), start + pruned.positions.cpu(), torch.arange(end, next_position)]
+    positions = [
+        torch.arange(start).expand(len(visual.axes), -1),
+        start + visual.axes[:, pruned.positions.cpu()],
+        torch.arange(end, next_position).expand(len(visual.axes), -1),
+    ]
     embeddings = [model.embed(before), pruned.features.to(model.device, model.dtype), model.embed(after)]
-    return PromptEmbeddings(torch.cat(embeddings), torch.cat(positions).to(model.device), next_position)
+    return PromptEmbeddings(torch.cat(embeddings), torch.cat(positions, dim=1).to(model.device), next_position)
 
 
 def decode(model: OcrModel, prompts: Sequence[PromptEmbeddings], max_tokens: int) -> list[Decoded]:
@@ -66,11 +71,12 @@ def decode(model: OcrModel, prompts: Sequence[PromptEmbeddings], max_tokens: int
     """
     ids: list[list[int]] = [[] for _ in prompts]
     reasons: list[FinishReason] = ["length"] * len(prompts)
-    guards = [PageGuard(model.end_token_id, max_tokens, model.repeatable_token_ids) for _ in prompts]
+    guards = [PageGuard(model.end_token_ids, max_tokens, model.repeatable_token_ids) for _ in prompts]
     live = list(range(len(prompts)))
     start = clock_ms(model.device)
     embeddings, positions, mask = _pad_left(prompts)
     upcoming = torch.tensor([prompt.next_position for prompt in prompts], device=model.device)
+    axes = len(positions)
     logits, cache = model.decoder(embeddings, positions, mask)
     tokens = logits[:, -1].argmax(dim=-1)
     prefilled = clock_ms(model.device)
@@ -91,7 +97,7 @@ def decode(model: OcrModel, prompts: Sequence[PromptEmbeddings], max_tokens: int
             tokens, upcoming, mask = tokens[rows], upcoming[rows], mask[rows]
             cache.batch_select_indices(rows)
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-        logits, cache = model.decoder(model.embed(tokens[:, None]), upcoming[:, None], mask, cache)
+        logits, cache = model.decoder(model.embed(tokens[:, None]), upcoming.expand(axes, -1)[..., None], mask, cache)
         tokens = logits[:, -1].argmax(dim=-1)
         upcoming = upcoming + 1
     ended = clock_ms(model.device)
@@ -107,15 +113,16 @@ def clock_ms(device: torch.device) -> float:
 
 
 def _pad_left(prompts: Sequence[PromptEmbeddings]) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings [B, n, D], positions [B, n] and mask [B, n] of prompts of unlike length."""
-    longest = max(prompt.positions.numel() for prompt in prompts)
+    """Embeddings [B, n, D], positions [A, B, n] and mask [B, n] of prompts of unlike length."""
+    longest = max(len(prompt.embeddings) for prompt in prompts)
     first = prompts[0].embeddings
+    axes = len(prompts[0].positions)
     embeddings = first.new_zeros(len(prompts), longest, first.shape[1])
-    positions = torch.zeros(len(prompts), longest, dtype=torch.int64, device=first.device)
-    mask = torch.zeros_like(positions)
+    positions = torch.zeros(axes, len(prompts), longest, dtype=torch.int64, device=first.device)
+    mask = torch.zeros_like(positions[0])
     for row, prompt in enumerate(prompts):
-        begin = longest - prompt.positions.numel()
+        begin = longest - len(prompt.embeddings)
         embeddings[row, begin:] = prompt.embeddings
-        positions[row, begin:] = prompt.positions
+        positions[:, row, begin:] = prompt.positions
         mask[row, begin:] = 1
     return embeddings, positions, mask

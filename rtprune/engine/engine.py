@@ -126,7 +126,8 @@ class Engine:
         start = clock_ms(self.model.device)
         pruned = self._pruned(page.views, page.features)
         prune_ms = clock_ms(self.model.device) - start
-        return _Ready(assemble_prompt(self.model, self.task, pruned), pruned.facts, page.encode_ms, prune_ms)
+        prompt = assemble_prompt(self.model, self.task, page.views.layout, pruned)
+        return _Ready(prompt, pruned.facts, page.encode_ms, prune_ms)
 
     def _decode(self, pages: Sequence[_Ready]) -> list[_Answered]:
         found = decode(self.model, [page.prompt for page in pages], self._max_output_tokens)
@@ -142,7 +143,7 @@ class Engine:
             regions=answer.regions,
             finish_reason=decoded.finish_reason,
             facts=ready.facts,
-            prompt_tokens=ready.prompt.positions.numel(),
+            prompt_tokens=len(ready.prompt.embeddings),
             output_tokens=len(decoded.ids),
             timings=Timings(ready.encode_ms, ready.prune_ms, decoded.prefill_ms, decoded.decode_ms),
         )

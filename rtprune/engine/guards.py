@@ -42,15 +42,15 @@ class LoopGuard:
 class PageGuard:
     """Decides after each token of one page whether it was the last."""
 
-    def __init__(self, end_token_id: int, max_tokens: int, exempt: frozenset[int] = frozenset()) -> None:
-        self._end_token_id = end_token_id
+    def __init__(self, end_token_ids: frozenset[int], max_tokens: int, exempt: frozenset[int] = frozenset()) -> None:
+        self._end_token_ids = end_token_ids
         self._left = max_tokens
         self._loop = LoopGuard(exempt)
 
     def after(self, token: int) -> FinishReason | None:
         """Take the next token; why the page ends with it, or ``None`` where it goes on."""
         self._left -= 1
-        if token == self._end_token_id:
+        if token in self._end_token_ids:
             return "eos"
         if self._loop.repeats(token):
             return "loop"

@@ -41,7 +41,8 @@ from rtprune.mini.lessons import (
     place_loss,
     premise_loss,
 )
-from rtprune.models.deepseek_ocr import configuration, published_state_dict
+from rtprune.models.deepseek_ocr import DeepSeekOcr
+from rtprune.models.family import published_state_dict
 from rtprune.models.weights import save_tensors
 
 LESSONS = (
@@ -106,7 +107,7 @@ class Trainer:
         self.words = words
         self.progress = Progress()
         self.rng = np.random.default_rng([seed, self.team.rank])
-        config = configuration(CONFIG)
+        config = DeepSeekOcr.configuration(CONFIG)
         self.model = UnlimitedOcrForConditionalGeneration(config)
         initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
         self.heads = CellHeads(config.vision_config.sam_config.output_channels, config.text_config.hidden_size)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from rtprune.errors import ModelError, UsageError
 from rtprune.models.checkpoint import Checkpoint, resolve
-from rtprune.models.protocol import Answer, ModelCard, OcrModel, Prompt, Region, Views
+from rtprune.models.protocol import Answer, ModelCard, OcrModel, Prompt, Region, Views, VisualPositions
 
 if TYPE_CHECKING:
     import torch
+
+    from rtprune.models.family import TransformersOcr
 
 __all__ = [
     "FAMILIES",
@@ -21,31 +23,18 @@ __all__ = [
     "Prompt",
     "Region",
     "Views",
+    "VisualPositions",
     "describe",
+    "families",
     "load_model",
     "resolve",
 ]
 
 
-class Family(Protocol):
-    """What the module of a model family offers."""
-
-    def describe(self, checkpoint: Checkpoint) -> ModelCard:
-        """What the checkpoint can be asked for, without loading its weights. Raises ``ModelError``."""
-
-    def load(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OcrModel:
-        """The model in memory. Raises ``ModelError``."""
-
-
-def _deepseek_ocr() -> Family:
-    from rtprune.models import deepseek_ocr  # brings transformers, which takes seconds to import
-
-    return deepseek_ocr
-
-
-#: ``model_type`` in a checkpoint's config.json -> the module of its family.
-FAMILIES: dict[str, Callable[[], Family]] = {
-    "deepseek_vl_v2": _deepseek_ocr,
+#: What a checkpoint's config.json calls itself (``architectures`` or else ``model_type``) -> the class that reads it.
+FAMILIES = {
+    "DeepseekOCRForCausalLM": "rtprune.models.deepseek_ocr:DeepSeekOcr",
+    "deepseek_vl_v2": "rtprune.models.deepseek_ocr:DeepSeekOcr",
 }
 
 
@@ -82,10 +71,23 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     return family.load(checkpoint, place, dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16))
 
 
-def _family(checkpoint: Checkpoint) -> Family:
-    model_type = checkpoint.config.get("model_type")
-    if model_type not in FAMILIES:
-        raise ModelError(
-            f"{checkpoint.folder}: model_type is {model_type!r}", f"this version reads: {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]()
+def families() -> list[type[TransformersOcr]]:
+    """The model families that can be read, in the order of `FAMILIES`."""
+    return [_class(home) for home in dict.fromkeys(FAMILIES.values())]
+
+
+def _family(checkpoint: Checkpoint) -> type[TransformersOcr]:
+    names = [*(checkpoint.config.get("architectures") or []), checkpoint.config.get("model_type")]
+    for name in names:
+        if name in FAMILIES:
+            return _class(FAMILIES[name])
+    raise ModelError(
+        f"{checkpoint.folder}: its config.json calls the model {' or '.join(map(repr, names))}",
+        f"this version reads: {', '.join(sorted(FAMILIES))}",
+    )
+
+
+def _class(home: str) -> type[TransformersOcr]:
+    module, name = home.split(":")  # imported when asked for: transformers takes seconds
+    found: type[TransformersOcr] = getattr(import_module(module), name)
+    return found

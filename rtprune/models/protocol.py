@@ -19,8 +19,8 @@ class Views:
 
     Attributes:
         mode: name of the view size.
-        global_view: float32 [3, S, S] in [-1, 1]: the whole picture.
-        tiles: float32 [T, 3, 640, 640] in [-1, 1], row by row, or ``None`` where the picture is not cut.
+        global_view: float32 [3, H, W] in [-1, 1]: the whole picture.
+        tiles: float32 [T, 3, S, S] in [-1, 1], row by row, or ``None`` where the picture is not cut.
         grid: (columns, rows) of the tiles; (1, 1) where there are none.
         layout: what stands at each of the L positions of the visual sequence.
         content_box: (left, top, width, height) of the picture within the global view, in its pixels.
@@ -67,6 +67,24 @@ class Prompt:
     after: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class VisualPositions:
+    """Where a visual sequence stands in the prompt, counted from its first token.
+
+    Attributes:
+        axes: int64 [A, L], position of each token on each of the model's A rotary axes.
+        extent: how far the sequence moves the positions of what follows.
+    """
+
+    axes: Tensor
+    extent: int
+
+    @classmethod
+    def sequential(cls, layout: TokenLayout) -> VisualPositions:
+        """One after the other on a single axis, as in most models."""
+        return cls(torch.arange(layout.length)[None], layout.length)
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What is known of a model without loading its weights: ``parameters`` is how many there are of them; for the rest
@@ -82,7 +100,10 @@ class ModelCard:
 
 
 class OcrModel(Protocol):
-    """One OCR model on one device. D is the decoder's width, V its vocabulary, L_i the length of a visual sequence."""
+    """One OCR model on one device.
+
+    D is the decoder's width, V its vocabulary, A the number of its position axes, L_i the length of a visual sequence.
+    """
 
     @property
     def name(self) -> str:
@@ -113,8 +134,8 @@ class OcrModel(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     @property
-    def end_token_id(self) -> int:
-        """The token that ends an answer."""
+    def end_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
 
     @property
     def repeatable_token_ids(self) -> frozenset[int]:
@@ -130,6 +151,9 @@ class OcrModel(Protocol):
 
     def encode(self, views: Sequence[Views]) -> list[Tensor]:
         """Visual tokens [L_i, D] of each picture in the order its layout describes, on the model's device."""
+
+    def visual_positions(self, layout: TokenLayout) -> VisualPositions:
+        """Where the tokens of a visual sequence stand."""
 
     def prompt(self, task: str) -> Prompt:
         """What stands around the visual tokens. Raises ``UsageError`` for a task the model does not have."""
@@ -148,7 +172,7 @@ class OcrModel(Protocol):
 
         Args:
             inputs_embeds: [B, n, D].
-            position_ids: int64 [B, n]; may have gaps.
+            position_ids: int64 [A, B, n]; may have gaps.
             attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); ``None`` where none is.
             past_key_values: what the step before returned; ``None`` for the first.
 
@@ -157,7 +181,7 @@ class OcrModel(Protocol):
         """
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of an answer's ids, location marks included, the end token left out."""
+        """Text of an answer's ids, location marks included, end tokens left out."""
 
     def parse(self, answer: str) -> Answer:
         """The answer's text and regions. Never raises: what is malformed stays out of the regions."""

@@ -26,14 +26,20 @@ class TokenLayout:
 
     Attributes:
         kinds: uint8 [L] on the CPU, the `TokenKind` of each position. Not to be written to.
-        grid: side g of the global view in 64-pixel patches; the view is [3, 64 g, 64 g].
+        grid: (columns, rows) of the global view in patches.
+        patch: side in pixels of a patch, the part of a view that one visual token stands for; the global view is
+            [3, rows * patch, columns * patch].
+        spatial: whether the free tokens of a view stand for its patches, row by row. Where they do not, a token cannot
+            be shown on the page.
 
     Raises:
-        ValueError: ``kinds`` is not a non-empty vector of `TokenKind` values, or ``grid`` is below 1.
+        ValueError: ``kinds`` is not a non-empty vector of `TokenKind` values, or a side is below 1.
     """
 
     kinds: Tensor
-    grid: int
+    grid: tuple[int, int]
+    patch: int = 64
+    spatial: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.kinds, Tensor) or self.kinds.ndim != 1 or self.kinds.numel() == 0:
@@ -44,8 +50,19 @@ class TokenLayout:
         if not bool(((self.kinds >= min(TokenKind)) & (self.kinds <= max(TokenKind))).all()):
             accepted = ", ".join(f"{kind.value} ({kind.name.lower()})" for kind in TokenKind)
             raise ValueError(f"kinds must hold only {accepted}, got {sorted(set(self.kinds.tolist()))}")
-        _require_side("grid", self.grid)
+        _require_pair("grid", self.grid)
+        _require_side("patch", self.patch)
         object.__setattr__(self, "kinds", self.kinds.to(device="cpu", dtype=torch.uint8))
+
+    @classmethod
+    def plain(cls, columns: int, rows: int, patch: int) -> TokenLayout:
+        """Nothing but free tokens, row by row: LightOnOCR's and GLM-OCR's. Length is ``columns * rows``.
+
+        Args:
+            patch: side in pixels of what one token stands for.
+        """
+        _require_pair("(columns, rows)", (columns, rows))
+        return cls(torch.full((columns * rows,), int(TokenKind.FREE)), (columns, rows), patch)
 
     @classmethod
     def deepseek_ocr(cls, grid: int, tiles: tuple[int, int] | None = None, tile_grid: int = 10) -> TokenLayout:
@@ -62,15 +79,12 @@ class TokenLayout:
         _require_side("tile_grid", tile_grid)
         kinds: list[int] = []
         if tiles is not None:
-            if len(tiles) != 2:
-                raise ValueError(f"tiles must be (columns, rows) or None, got {tiles!r}")
+            _require_pair("tiles", tiles)
             columns, rows = tiles
-            _require_side("tiles[0] (columns)", columns)
-            _require_side("tiles[1] (rows)", rows)
             kinds += ([TokenKind.FREE] * (columns * tile_grid) + [TokenKind.NEWLINE]) * (rows * tile_grid)
         kinds += ([TokenKind.FREE] * grid + [TokenKind.NEWLINE]) * grid
         kinds.append(TokenKind.SEPARATOR)
-        return cls(torch.tensor(kinds, dtype=torch.uint8), grid)
+        return cls(torch.tensor(kinds, dtype=torch.uint8), (grid, grid))
 
     @property
     def length(self) -> int:
@@ -92,11 +106,30 @@ class TokenLayout:
         """Number P of free tokens."""
         return int(self.free.sum())
 
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """Shape of the global view, [3, height, width] in pixels."""
+        columns, rows = self.grid
+        return 3, rows * self.patch, columns * self.patch
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenLayout) and self.grid == other.grid and torch.equal(self.kinds, other.kinds)
+        if not isinstance(other, TokenLayout):
+            return NotImplemented
+        return self._values == other._values and torch.equal(self.kinds, other.kinds)
 
     def __hash__(self) -> int:
-        return hash((self.grid, self.kinds.numpy().tobytes()))
+        return hash((self._values, self.kinds.numpy().tobytes()))
+
+    @property
+    def _values(self) -> tuple[tuple[int, int], int, bool]:
+        return self.grid, self.patch, self.spatial
+
+
+def _require_pair(name: str, value: tuple[int, int]) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError(f"{name} must be (columns, rows), got {value!r}")
+    _require_side(f"{name}[0] (columns)", value[0])
+    _require_side(f"{name}[1] (rows)", value[1])
 
 
 def _require_side(name: str, value: int) -> None:

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PATCH = 64
-"""Side in pixels of the part of a view that one visual token stands for."""
-
 _LUMA = (0.299, 0.587, 0.114)
-_STRIP = 2 * PATCH
+_STRIP = 128  # height in pixels of what stays in a CPU's cache while it is filtered
 
 
 def l2_norms(features: Tensor) -> Tensor:
@@ -50,28 +47,30 @@ def similarity(cosines: Tensor) -> Tensor:
     return (squares.sum(dtype=torch.float64) / (count * (count - 1))).clamp(0.0, 1.0)
 
 
-def density(view: Tensor, threshold: float) -> Tensor:
-    """Share of pixels with an edge, mean over the view's 64x64 patches: float64 scalar in [0, 1].
+def density(view: Tensor, threshold: float, patch: int = 64) -> Tensor:
+    """Share of pixels with an edge, mean over the view's patches: float64 scalar in [0, 1].
 
     Args:
-        view: [3, H, W] in [-1, 1], H and W multiples of 64.
+        view: [3, H, W] in [-1, 1], H and W multiples of ``patch``.
         threshold: Sobel magnitude (on luma) above which a pixel counts as an edge.
+        patch: side in pixels of what one visual token stands for.
 
-    Each patch is filtered alone with zero padding, so a blank white patch scores its border, 252/4096.
+    Each patch is filtered alone with zero padding, so a blank white patch of 64 pixels scores its border, 252/4096.
     """
     height, width = view.shape[-2:]
     # On a CPU a few rows of patches at a time stay in its cache; a GPU is better asked once.
-    strips = torch.split(view, _STRIP, dim=1) if view.device.type == "cpu" else (view,)
-    edges = torch.stack([_edge_count(strip, threshold) for strip in strips]).sum(dtype=torch.float64)
+    strip_height = max(1, _STRIP // patch) * patch
+    strips = torch.split(view, strip_height, dim=1) if view.device.type == "cpu" else (view,)
+    edges = torch.stack([_edge_count(strip, threshold, patch) for strip in strips]).sum(dtype=torch.float64)
     return edges / (height * width)  # all patches have the same size: the mean of means is the mean
 
 
-def _edge_count(strip: Tensor, threshold: float) -> Tensor:
-    """Number of edge pixels in ``strip`` [3, H, W], each 64x64 patch filtered alone."""
+def _edge_count(strip: Tensor, threshold: float, patch: int) -> Tensor:
+    """Number of edge pixels in ``strip`` [3, H, W], each patch filtered alone."""
     red, green, blue = strip.float()
     luma = torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
-    rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
-    patches = luma.reshape(rows, PATCH, columns, PATCH).transpose(1, 2)
+    rows, columns = luma.shape[0] // patch, luma.shape[1] // patch
+    patches = luma.reshape(rows, patch, columns, patch).transpose(1, 2)
     padded = functional.pad(patches, (1, 1, 1, 1))
     # The Sobel kernels are separable: smooth by (1, 2, 1) along one axis, differentiate along the other.
     # Plain sums are exact on every device; a convolution may run in a shorter number format on a GPU.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtprune.pruning.layout import TokenLayout
-from rtprune.pruning.ratio import PATCH, density, l2_norms, similarity, unit_tokens
+from rtprune.pruning.ratio import density, l2_norms, similarity, unit_tokens
 from rtprune.pruning.selection import by_norm, kept_count, survivors
 from rtprune.pruning.transport import SOLVERS, Solver, merge
 
@@ -120,8 +120,7 @@ def prune(
     Args:
         features: [L, D] floating point, the embeddings between projector and decoder, in prompt order.
         layout: which of the L positions are free tokens.
-        view: [3, 64 g, 64 g] with g = ``layout.grid``, the global view normalised to [-1, 1]; needed by
-            a dynamic ratio only.
+        view: the global view normalised to [-1, 1], of shape ``layout.view_shape``; needed by a dynamic ratio only.
         config: how to prune; the paper's dynamic pruning when absent.
 
     Returns:
@@ -173,7 +172,8 @@ def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, config: Pru
     if config.ratio == "dynamic":
         view = _checked_view(view, layout)
         cosines = units @ units.T
-        similar, dense, view_sum = similarity(cosines), density(view, config.threshold), view.sum().double()
+        similar, dense = similarity(cosines), density(view, config.threshold, layout.patch)
+        view_sum = view.sum().double()
     facts = torch.stack([features.sum().double(), view_sum.to(similar.device), similar, dense.to(similar.device)])
     answers = torch.cat([facts, by_norm(l2_norms(free)).double()])
     return _Asked(features, layout, view, free_positions, free, units, cosines, answers)
@@ -245,12 +245,12 @@ def _require_finite(asked: _Asked, features_sum: float, view_sum: float) -> None
 
 
 def _checked_view(view: Tensor | None, layout: TokenLayout) -> Tensor:
-    side = PATCH * layout.grid
+    shape = layout.view_shape
     if view is None:
-        raise ValueError(f"view must be given for a dynamic ratio: the normalised global view, [3, {side}, {side}]")
-    if not isinstance(view, Tensor) or tuple(view.shape) != (3, side, side) or not view.is_floating_point():
+        raise ValueError(f"view must be given for a dynamic ratio: the normalised global view, {list(shape)}")
+    if not isinstance(view, Tensor) or tuple(view.shape) != shape or not view.is_floating_point():
         given = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
-        raise ValueError(f"view must be a floating point tensor of shape [3, {side}, {side}], got {given}")
+        raise ValueError(f"view must be a floating point tensor of shape {list(shape)}, got {given}")
     return view
 
 

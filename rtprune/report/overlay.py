@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rtprune.pruning import PruneFacts, TokenKind
+from rtprune.errors import UsageError
+from rtprune.pruning import PruneFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,15 @@ def draw_overlay(views: Views, features: Tensor, pruned: Pruned) -> Image.Image:
         views: the page as the encoder took it.
         features: [L, D], its visual tokens before pruning.
         pruned: what pruning left of them.
+
+    Raises:
+        UsageError: the model's tokens stand for no place on the page.
     """
+    if not views.layout.spatial:
+        raise UsageError(
+            "this model's visual tokens stand for no place on the page",
+            "leave --overlay out, or take a model whose tokens do: see rtprune models",
+        )
     norms = features.float().norm(dim=-1).cpu().numpy()
     free = views.layout.free.numpy()
     lowest, highest = norms[free].min(), norms[free].max()
@@ -64,25 +73,17 @@ def draw_overlay(views: Views, features: Tensor, pruned: Pruned) -> Image.Image:
 
 def _panels(views: Views) -> Iterator[_Panel]:
     """Global view first, as a reader expects; in the sequence the tiles come first."""
-    side = views.layout.grid
-    start = views.layout.length - 1 - side * (side + 1)
-    positions = np.arange(start, views.layout.length - 1).reshape(side, side + 1)[:, :-1]
-    yield _Panel(_picture(views.global_view), positions)
+    free = np.flatnonzero(views.layout.free.numpy())
+    columns, rows = views.layout.grid
+    tile_tokens, view_tokens = np.split(free, [len(free) - columns * rows])
+    yield _Panel(_picture(views.global_view), view_tokens.reshape(rows, columns))
     if views.tiles is not None:
         columns, rows = views.grid
         tile = Image.new("RGB", (columns * views.tiles.shape[-1], rows * views.tiles.shape[-1]))
         for index, pixels in enumerate(views.tiles):
             row, column = divmod(index, columns)
             tile.paste(_picture(pixels), (column * pixels.shape[-1], row * pixels.shape[-1]))
-        yield _Panel(tile, _tile_rows(views))
-
-
-def _tile_rows(views: Views) -> NDArray[np.int64]:
-    """Positions of the stitched tile grid, its newlines left out."""
-    newlines = np.flatnonzero(views.layout.kinds.numpy() == TokenKind.NEWLINE)
-    width = int(newlines[0]) + 1
-    end = views.layout.length - 1 - views.layout.grid * (views.layout.grid + 1)
-    return np.arange(end).reshape(-1, width)[:, :-1]
+        yield _Panel(tile, tile_tokens.reshape(-1, tile.width // views.layout.patch))
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -13,7 +13,7 @@ def random_prompt(model: DeepSeekOcr, seed: int, length: int, span: int) -> Prom
     generator = torch.Generator().manual_seed(seed)
     positions = torch.randperm(span - 1, generator=generator)[: length - 1].sort().values
     positions = torch.cat([positions, torch.tensor([span - 1])])
-    return PromptEmbeddings(torch.randn(length, model.hidden_size, generator=generator), positions, span)
+    return PromptEmbeddings(torch.randn(length, model.hidden_size, generator=generator), positions[None], span)
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def test_a_batch_decodes_each_page_as_if_alone(
     lengths = {
         token: {answer.ids.index(token) for answer in free_running if token in answer.ids} for token in candidates
     }
-    monkeypatch.setattr(model, "end_token_id", max(sorted(candidates), key=lambda token: len(lengths[token])))
+    end = max(sorted(candidates), key=lambda token: len(lengths[token]))
+    monkeypatch.setattr(model, "end_token_ids", frozenset({end}))
     together = decode(model, prompts, 40)
     alone = [decode(model, [prompt], 40)[0] for prompt in prompts]
     assert [answer.ids for answer in together] == [answer.ids for answer in alone]
@@ -45,12 +46,12 @@ def test_decoding_equals_transformers_own_generate(model: DeepSeekOcr, prompts: 
     for prompt in prompts:
         wanted = model.network.generate(
             inputs_embeds=prompt.embeddings[None],
-            attention_mask=torch.ones(1, prompt.positions.numel(), dtype=torch.int64),
-            position_ids=prompt.positions[None],
+            attention_mask=torch.ones(1, len(prompt.embeddings), dtype=torch.int64),
+            position_ids=prompt.positions,
             max_new_tokens=24,
             do_sample=False,
-            eos_token_id=model.end_token_id,
-            pad_token_id=model.end_token_id,
+            eos_token_id=list(model.end_token_ids),
+            pad_token_id=min(model.end_token_ids),
         )
         assert list(decode(model, [prompt], 24)[0].ids) == wanted[0].tolist()
 
@@ -60,12 +61,12 @@ def test_a_pruned_prompt_keeps_every_token_at_its_unpruned_position(model: DeepS
     features = torch.randn(layout.length, model.hidden_size, generator=torch.Generator().manual_seed(0))
     pruned = prune(features, layout, config=PruneConfig(ratio=0.25))
     task = model.prompt("text")
-    prompt = assemble_prompt(model, "text", pruned)
+    prompt = assemble_prompt(model, "text", layout, pruned)
     before, behind = task.before.numel(), task.after.numel()
     visual = [before + position for position in pruned.positions.tolist()]
     end = before + layout.length
     assert len(visual) == layout.length - 16
-    assert prompt.positions.tolist() == [*range(before), *visual, *range(end, end + behind)]
+    assert prompt.positions.tolist() == [[*range(before), *visual, *range(end, end + behind)]]
     assert prompt.next_position == end + behind
     assert torch.equal(prompt.embeddings[:before], model.embed(task.before))
     assert torch.equal(prompt.embeddings[before : before + len(visual)], pruned.features)

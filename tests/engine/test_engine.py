@@ -73,7 +73,7 @@ def test_the_decoder_sees_the_surviving_positions_and_goes_on_after_the_unpruned
     decoder = model.decoder
 
     def recording(embeddings: Any, positions: torch.Tensor, *rest: Any) -> Any:
-        seen.extend(positions.tolist())
+        seen.extend(positions[0].tolist())
         return decoder(embeddings, positions, *rest)
 
     monkeypatch.setattr(model, "decoder", recording)
@@ -178,7 +178,7 @@ def test_a_picture_without_visual_tokens_is_a_failed_page(
     monkeypatch.setattr(
         model,
         "prepare",
-        lambda picture, mode: replace(prepare(picture, mode), layout=TokenLayout(torch.tensor([1, 2]), grid=8)),
+        lambda picture, mode: replace(prepare(picture, mode), layout=TokenLayout(torch.tensor([1, 2]), grid=(8, 8))),
     )
     (result,) = engine(model).read([draw(1)])
     assert (result.status, result.error_type) == ("failed", "no-visual-tokens")
@@ -187,7 +187,7 @@ def test_a_picture_without_visual_tokens_is_a_failed_page(
 def answering(model: DeepSeekOcr, text: str, end: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the decoder's first page answer with ``text``, then the end token or the last character for ever."""
     ids = [*model._tokenizer.encode(text, add_special_tokens=False).ids]
-    tail = model.end_token_id if end else ids[-1]
+    tail = min(model.end_token_ids) if end else ids[-1]
     asked = iter([*ids, *([tail] * 10_000)])
     decoder = model.decoder
 

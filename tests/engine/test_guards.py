@@ -63,21 +63,21 @@ def test_a_dotted_line_of_eighty_is_no_loop() -> None:
 
 
 def test_a_page_ends_with_the_end_token() -> None:
-    guard = PageGuard(end_token_id=1, max_tokens=10)
+    guard = PageGuard(end_token_ids=frozenset({1}), max_tokens=10)
     assert [guard.after(token) for token in (5, 6, 1)] == [None, None, "eos"]
 
 
 def test_a_page_is_cut_at_the_limit() -> None:
-    guard = PageGuard(end_token_id=1, max_tokens=3)
+    guard = PageGuard(end_token_ids=frozenset({1}), max_tokens=3)
     assert [guard.after(token) for token in (5, 6, 7)] == [None, None, "length"]
 
 
 def test_an_end_token_at_the_limit_is_an_end() -> None:
-    guard = PageGuard(end_token_id=1, max_tokens=2)
+    guard = PageGuard(end_token_ids=frozenset({1}), max_tokens=2)
     assert [guard.after(token) for token in (5, 1)] == [None, "eos"]
 
 
 def test_a_looping_page_is_cut() -> None:
-    guard = PageGuard(end_token_id=1, max_tokens=8192)
+    guard = PageGuard(end_token_ids=frozenset({1}), max_tokens=8192)
     reasons = [guard.after(5) for _ in range(WINDOW)]
     assert reasons.index("loop") == NGRAM

@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
 
 from rtprune.models import OcrModel
-from rtprune.models.deepseek_ocr import configuration, published_state_dict
+from rtprune.models.deepseek_ocr import DeepSeekOcr
+from rtprune.models.family import published_state_dict
 
 
 def on_meta(config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Names and shapes of a checkpoint's tensors, without their memory."""
     with torch.device("meta"):
-        return published_state_dict(UnlimitedOcrForConditionalGeneration(configuration(config)))
+        return published_state_dict(UnlimitedOcrForConditionalGeneration(DeepSeekOcr.configuration(config)))
 
 
 def greedy(model: OcrModel, prompts: Sequence[Tensor], positions: Sequence[Tensor], count: int) -> list[list[int]]:
@@ -29,12 +30,12 @@ def greedy(model: OcrModel, prompts: Sequence[Tensor], positions: Sequence[Tenso
         embeds[row, longest - len(prompt) :] = prompt
         position_ids[row, longest - len(prompt) :] = position
         mask[row, longest - len(prompt) :] = 1
-    logits, cache = model.decoder(embeds, position_ids, mask)
+    logits, cache = model.decoder(embeds, position_ids[None], mask)
     found = [logits[:, -1].argmax(dim=-1)]
     for step in range(1, count):
         mask = torch.cat([mask, torch.ones(len(prompts), 1, dtype=torch.long)], dim=1)
         logits, cache = model.decoder(
-            model.embed(found[-1])[:, None], position_ids[:, -1:] + step, mask, past_key_values=cache
+            model.embed(found[-1])[:, None], position_ids[None, :, -1:] + step, mask, past_key_values=cache
         )
         found.append(logits[:, -1].argmax(dim=-1))
     return torch.stack(found, dim=1).tolist()

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
 
 from rtprune.models import Views
-from rtprune.models.deepseek_ocr import UNUSED_TENSORS, DeepSeekOcr, configuration
+from rtprune.models.deepseek_ocr import FAMILY, DeepSeekOcr
 from rtprune.pruning import TokenLayout
 from tests import reference
 from tests.checkpoints import character_tokenizer, random_config
@@ -32,7 +32,7 @@ def close(found: Tensor, expected: NDArray[np.floating[Any]]) -> None:
 def network_of(config: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> DeepSeekOcr:
     network, report = UnlimitedOcrForConditionalGeneration.from_pretrained(
         None,
-        config=configuration(config),
+        config=DeepSeekOcr.configuration(config),
         state_dict={name: torch.from_numpy(values) for name, values in weights.items()},
         dtype=torch.float32,
         output_loading_info=True,
@@ -69,19 +69,19 @@ class TestDecoder:
             prefill = original.network(inputs_embeds=embeds, position_ids=positions, use_cache=True).logits
         close(prefill[0], truth[f"{case}.prefill_logits"])
 
-        logits, cache = original.decoder(embeds, positions)
+        logits, cache = original.decoder(embeds, positions[None])
         steps, tokens = [], []
         for step in range(1, 17):
             steps.append(logits[0, -1])
             tokens.append(int(logits[0, -1].argmax()))
             embedded = original.embed(torch.tensor([tokens[-1:]]))
-            logits, cache = original.decoder(embedded, positions[:, -1:] + step, past_key_values=cache)
+            logits, cache = original.decoder(embedded, positions[None, :, -1:] + step, past_key_values=cache)
         close(torch.stack(steps), truth[f"{case}.step_logits"])
         assert tokens == truth[f"{case}.greedy_tokens"].tolist()
 
     def test_greedy_answers_agree_to_their_end(self, truth: dict[str, NDArray[Any]], original: DeepSeekOcr) -> None:
         expected = truth["generate_no_ngram_ban"].tolist()
-        assert expected[-1] == original.end_token_id
+        assert expected[-1] == min(original.end_token_ids)
         prompt = original.embed(torch.from_numpy(truth["prompt_ids"]))[0]
         assert greedy(original, [prompt], [torch.arange(len(prompt))], len(expected)) == [expected]
 
@@ -109,7 +109,7 @@ def test_the_full_size_encoder_agrees_with_the_original(shared_data: Path) -> No
         "image_token_id": int(truth["image_token_id"]),
     }
     shapes = {name: tuple(tensor.shape) for name, tensor in on_meta(config).items()}
-    shapes |= dict.fromkeys(UNUSED_TENSORS, (1024, 3, 14, 14))
+    shapes |= dict.fromkeys(FAMILY.unused_tensors, (1024, 3, 14, 14))
     weights = {name: reference.weight(name, shape) for name, shape in shapes.items()}
     assert reference.digest(weights) == str(truth["weights_sha256"])
     model = network_of(config, weights)
@@ -128,5 +128,5 @@ def test_the_full_size_encoder_agrees_with_the_original(shared_data: Path) -> No
         close(tokens.double().norm(dim=1), truth[f"{case}.row_norms"])
         ends = model.embed(torch.tensor([0, 5, 6, 7, 8]))
         prompt = torch.cat([ends[:1], tokens, ends[1:]])
-        logits, _ = model.decoder(prompt[None], torch.arange(len(prompt))[None])
+        logits, _ = model.decoder(prompt[None], torch.arange(len(prompt))[None, None])
         close(logits[0, -1], truth[f"{case}.last_logits"])

@@ -61,7 +61,7 @@ class TestFolders:
 
     def test_a_model_of_an_unknown_family_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "other"}')
-        with pytest.raises(ModelError, match="model_type is 'other'") as caught:
+        with pytest.raises(ModelError, match="calls the model 'other'") as caught:
             load_model(str(tmp_path))
         assert all(family in str(caught.value) for family in FAMILIES)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rtprune.errors import ModelError, UsageError
 from rtprune.models import OcrModel, Views, describe, load_model
-from rtprune.models.deepseek_ocr import UNUSED_TENSORS, DeepSeekOcr, configuration, published_state_dict
+from rtprune.models.deepseek_ocr import FAMILY, DeepSeekOcr
+from rtprune.models.family import published_state_dict
 from rtprune.models.weights import read_tensors, require_fit, save_tensors
 from tests.checkpoints import END, IMAGE, character_tokenizer, random_config, write_random_checkpoint
 from tests.models.networks import greedy, on_meta
@@ -68,18 +69,18 @@ class TestLayout:
         assert len(manifest) == 2710
         ours = {name: tuple(tensor.shape) for name, tensor in on_meta(PUBLISHED_CONFIG).items()}
         published = {name: tuple(shape) for name, shape in manifest.items()}
-        require_fit(shared_data, published, ours, UNUSED_TENSORS)
-        assert published.keys() - ours.keys() == UNUSED_TENSORS
+        require_fit(shared_data, published, ours, FAMILY.unused_tensors)
+        assert published.keys() - ours.keys() == FAMILY.unused_tensors
 
     def test_every_tensor_of_a_checkpoint_arrives_unchanged(self, random_checkpoint: Path, model: DeepSeekOcr) -> None:
         written = read_tensors(random_checkpoint)
         loaded = published_state_dict(model.network)
-        assert loaded.keys() == written.keys() - UNUSED_TENSORS
+        assert loaded.keys() == written.keys() - FAMILY.unused_tensors
         for name, tensor in loaded.items():
             assert torch.equal(tensor, written[name].float()), name
 
     def test_full_attention_and_special_ids_come_from_the_configuration(self) -> None:
-        config = configuration(PUBLISHED_CONFIG)
+        config = DeepSeekOcr.configuration(PUBLISHED_CONFIG)
         assert config.text_config.layer_types == ["full_attention"] * 12
         assert config.text_config.mlp_layer_types == ["dense", *["sparse"] * 11]
         assert config.image_token_id == 128815
@@ -88,7 +89,7 @@ class TestLayout:
             1024,
             224,
         )
-        small = configuration(random_config())
+        small = DeepSeekOcr.configuration(random_config())
         assert small.image_token_id == IMAGE
         assert small.vision_config.sam_config.image_size == 512
 
@@ -105,12 +106,12 @@ class TestLayout:
         config = random_config()
         config["language_config"] |= change
         with pytest.raises(ModelError, match=named):
-            configuration(config)
+            DeepSeekOcr.configuration(config)
 
     @pytest.mark.parametrize("language", [None, {}, {"num_hidden_layers": 2, "hidden_size": "wide"}])
     def test_a_configuration_without_a_decoder_is_refused(self, language: Any) -> None:
         with pytest.raises(ModelError, match=r"config\.json"):
-            configuration({"language_config": language})
+            DeepSeekOcr.configuration({"language_config": language})
 
 
 class TestBrokenFolders:
@@ -223,7 +224,7 @@ class TestModesAndTasks:
     def test_a_description_says_without_loading_what_the_loaded_model_says(
         self, random_checkpoint: Path, model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("rtprune.models.deepseek_ocr.read_tensors", lambda folder: pytest.fail("weights were read"))
+        monkeypatch.setattr("rtprune.models.family.read_tensors", lambda folder: pytest.fail("weights were read"))
         card = describe(str(random_checkpoint))
         told = dict(vars(card))
         assert told.pop("parameters") == sum(parameter.numel() for parameter in model.network.parameters())
@@ -333,6 +334,6 @@ class TestDecoder:
     def test_the_answer_depends_on_positions(
         self, model: OcrModel, prompts: list[Tensor], positions: list[Tensor]
     ) -> None:
-        gapped, _ = model.decoder(prompts[1][None], positions[1][None])
-        plain, _ = model.decoder(prompts[1][None], torch.arange(len(prompts[1]))[None])
+        gapped, _ = model.decoder(prompts[1][None], positions[1][None, None])
+        plain, _ = model.decoder(prompts[1][None], torch.arange(len(prompts[1]))[None, None])
         assert (gapped - plain).abs().max() > 1e-3

@@ -21,7 +21,7 @@ def test_rows_end_in_newlines_and_the_image_in_a_separator() -> None:
 
 
 def test_tiles_are_stitched_into_one_grid_in_front_of_the_global_view() -> None:
-    layout = TokenLayout.deepseek_ocr(1, tiles=(3, 2), tile_grid=1)
+    layout = TokenLayout.deepseek_ocr(1, tiles=(3, 2), tile_grid=(1, 1))
     local_row = [FREE, FREE, FREE, NEWLINE]
     assert layout.kinds.tolist() == [*local_row, *local_row, FREE, NEWLINE, SEPARATOR]
 
@@ -31,7 +31,7 @@ def test_gundam_has_the_published_length() -> None:
     layout = TokenLayout.deepseek_ocr(16, tiles=(columns, rows))
     assert layout.length == 10 * rows * (10 * columns + 1) + 273
     assert layout.free_count == 256 + 100 * rows * columns
-    assert layout.grid == 16
+    assert layout.grid == (16, 16)
 
 
 def test_layouts_are_equal_by_content() -> None:
@@ -62,4 +62,4 @@ def test_impossible_grids_are_refused_by_name(arguments: dict[str, object], name
 )
 def test_kinds_that_are_no_layout_are_refused(kinds: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="kinds"):
-        TokenLayout(kinds, grid=1)
+        TokenLayout(kinds, grid=(1, 1))

@@ -59,5 +59,5 @@ def test_with_every_free_token_gone_one_newline_and_the_separator_stay() -> None
 
 
 def test_a_separator_keeps_newlines_apart() -> None:
-    layout = TokenLayout(torch.tensor([1, 2, 0, 1, 1]), grid=1)
+    layout = TokenLayout(torch.tensor([1, 2, 0, 1, 1]), grid=(1, 1))
     assert survivors_of(layout, [0]) == [0, 1, 3]

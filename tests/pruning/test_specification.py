@@ -176,6 +176,6 @@ def test_any_sequence_is_pruned_as_the_specification_says(
 def test_published_modes_are_pruned_as_the_specification_says(layout: TokenLayout, ratio: float | None) -> None:
     generator = torch.Generator().manual_seed(7)
     features = torch.randn(layout.length, 1280, generator=generator) + 0.8 * torch.randn(1, 1280, generator=generator)
-    view = view_of(layout.grid, "page", generator)
+    view = view_of(layout.grid[0], "page", generator)
     wanted = expected(features.double().numpy(), spelled(layout), view.double().numpy(), ratio)
     check(prune(features, layout, view, PruneConfig(ratio="dynamic" if ratio is None else ratio)), wanted, 1e-5)

@@ -1,0 +1,253 @@
+"""What the model families share: a published checkpoint in, one of transformers' own classes behind our protocol out.
+
+No code that came with a checkpoint is ever run: its tensors go into the class that transformers has for it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from PIL.Image import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from rtprune.errors import ModelError, UsageError
+from rtprune.models.checkpoint import Checkpoint
+from rtprune.models.protocol import Answer, ModelCard, Prompt, Views, VisualPositions
+from rtprune.models.weights import fingerprint, read_shapes, read_tensors, require_fit
+from rtprune.pruning import TokenLayout
+
+IMAGE_MARK = "<image>"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a model family before any checkpoint of it is opened.
+
+    Attributes:
+        title: what its makers call it.
+        published: name of its published checkpoint.
+        licence: of that checkpoint's weights.
+        modes: view sizes, by name.
+        default_mode: of the published checkpoint.
+        prompts: by task, the whole prompt with ``<image>`` where the visual tokens stand; the first is the default.
+        unused_tensors: names in the published file that take part in no computation.
+    """
+
+    title: str
+    published: str
+    licence: str
+    modes: tuple[str, ...]
+    default_mode: str
+    prompts: Mapping[str, str]
+    unused_tensors: frozenset[str] = frozenset()
+
+
+class TransformersOcr(ABC):
+    """A model in memory that is one of transformers' classes; fulfils `rtprune.models.protocol.OcrModel`.
+
+    Args:
+        network: transformers' model, on its device and in the type it computes in.
+        modes: view sizes it was trained for; the family's default where it is among them, else the first is default.
+        tasks: what it can be asked for; the first is the default.
+    """
+
+    family: ClassVar[Family]
+    network_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        revision: str,
+        modes: tuple[str, ...] | None = None,
+        tasks: tuple[str, ...] | None = None,
+    ) -> None:
+        text = network.config.get_text_config()
+        self.network: Any = network.eval()
+        self.name = name
+        self.revision = revision
+        self.device: torch.device = network.device
+        self.dtype: torch.dtype = network.dtype
+        self.end_token_ids = _ids(text.eos_token_id)
+        self.hidden_size: int = text.hidden_size
+        self.modes = modes or self.family.modes
+        self.default_mode = _default_mode(self.family, self.modes)
+        self.tasks = tasks or tuple(self.family.prompts)
+        self.default_task = self.tasks[0]
+        self._tokenizer = tokenizer
+        cell_marks = (tokenizer.token_to_id(mark) for mark in ("<td>", "</td>"))
+        self.repeatable_token_ids = frozenset(id for id in cell_marks if id is not None)
+
+    @classmethod
+    def configuration(cls, config: Mapping[str, Any]) -> PreTrainedConfig:
+        """transformers' configuration of a checkpoint's ``config.json``.
+
+        Raises:
+            ModelError: it describes no model of this family.
+        """
+        try:
+            return cls._configuration(config)
+        except (TypeError, ValueError, StrictDataclassError) as error:
+            cause = " ".join(str(error).split())
+            raise ModelError(f"config.json does not describe a {cls.family.title} model: {cause}") from error
+
+    @classmethod
+    @abstractmethod
+    def _configuration(cls, config: Mapping[str, Any]) -> PreTrainedConfig:
+        """As ``configuration``, but free to let transformers' own complaints through."""
+
+    @classmethod
+    def describe(cls, checkpoint: Checkpoint) -> ModelCard:
+        """What a checkpoint folder can be asked for. Raises `ModelError` where it is none."""
+        trained_for = checkpoint.config.get("rtprune", {})
+        if not isinstance(trained_for, Mapping):
+            raise ModelError(f'{checkpoint.folder / "config.json"}: "rtprune" must be an object with modes and tasks')
+        modes = _known(checkpoint, "modes", trained_for, cls.family.modes)
+        tasks = _known(checkpoint, "tasks", trained_for, tuple(cls.family.prompts))
+        shapes = read_shapes(checkpoint.folder)
+        parameters = sum(math.prod(shape) for name, shape in shapes.items() if name not in cls.family.unused_tensors)
+        revision = fingerprint(checkpoint.folder)
+        default = _default_mode(cls.family, modes)
+        return ModelCard(checkpoint.name, revision, parameters, modes, default, tasks, tasks[0])
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load a checkpoint folder. Raises `ModelError` where a file is missing or does not fit the others."""
+        network = cls._load_network(checkpoint, dtype).to(device)
+        tokenizer = _load_tokenizer(checkpoint, network.config.get_text_config().vocab_size)
+        card = cls.describe(checkpoint)
+        return cls(network, tokenizer, name=card.name, revision=card.revision, modes=card.modes, tasks=card.tasks)
+
+    @abstractmethod
+    def prepare(self, picture: Image, mode: str) -> Views: ...
+
+    @abstractmethod
+    def encode(self, views: Sequence[Views]) -> list[Tensor]: ...
+
+    @abstractmethod
+    def parse(self, answer: str) -> Answer: ...
+
+    def visual_positions(self, layout: TokenLayout) -> VisualPositions:
+        return VisualPositions.sequential(layout)
+
+    def prompt(self, task: str) -> Prompt:
+        self.require("task", task, self.tasks)
+        before, after = self.family.prompts[task].split(IMAGE_MARK)
+        return Prompt(self._ids_of(before), self._ids_of(after))
+
+    @torch.inference_mode()
+    def embed(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.network.get_input_embeddings()(ids.to(self.device))
+        return embedded
+
+    @torch.inference_mode()
+    def decoder(
+        self,
+        inputs_embeds: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+    ) -> tuple[Tensor, Any]:
+        # the cache is not only for speed: without one, gaps in position_ids are taken for borders between sequences
+        output = self.network(
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids if len(position_ids) > 1 else position_ids[0],
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits, output.past_key_values
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        kept = [id for id in ids if id not in self.end_token_ids]
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
+        return text
+
+    def require(self, what: str, value: str, valid: tuple[str, ...]) -> None:
+        """Raise `UsageError` unless ``value`` is among the ``valid`` ones."""
+        if value not in valid:
+            raise UsageError(f"model {self.name!r} has no {what} {value!r}", f"it has: {', '.join(valid)}")
+
+    def _ids_of(self, text: str) -> Tensor:
+        return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.long)
+
+    @classmethod
+    def _load_network(cls, checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+        config = cls.configuration(checkpoint.config)
+        with torch.device("meta"):
+            needed = published_state_dict(cls.network_class(config))
+        shapes = {name: tuple(tensor.shape) for name, tensor in needed.items()}
+        require_fit(checkpoint.folder, read_shapes(checkpoint.folder), shapes, cls.family.unused_tensors)
+        with _no_progress_bar():
+            model, report = cls.network_class.from_pretrained(
+                None, config=config, state_dict=read_tensors(checkpoint.folder), dtype=dtype, output_loading_info=True
+            )
+        faults = {kind: sorted(map(str, names)) for kind, names in report.items() if names and kind.endswith("_keys")}
+        if faults:
+            raise ModelError(f"the weights in {checkpoint.folder} were not taken over whole: {faults}")
+        network: PreTrainedModel = model
+        return network
+
+
+def published_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's tensors under the names of the published checkpoint (less the family's unused ones)."""
+    tensors: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    return tensors
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _ids(value: int | Sequence[int] | None) -> frozenset[int]:
+    return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
+
+
+def _default_mode(family: Family, modes: tuple[str, ...]) -> str:
+    return family.default_mode if family.default_mode in modes else modes[0]
+
+
+def _known(
+    checkpoint: Checkpoint, what: str, trained_for: Mapping[str, Any], known: tuple[str, ...]
+) -> tuple[str, ...]:
+    named = tuple(trained_for.get(what, known))
+    if not named or not set(named) <= set(known):
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'} names {what} {list(named)}", f"there are: {', '.join(known)}"
+        )
+    return named
+
+
+def _load_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Tokenizer:
+    file = checkpoint.folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception for a file it cannot read
+        raise ModelError(f"{file} is not a readable tokenizer: {error}", "fetch the checkpoint again") from error
+    if tokenizer.get_vocab_size() > vocabulary:
+        raise ModelError(
+            f"{file} has {tokenizer.get_vocab_size()} tokens, but the model's vocabulary is {vocabulary}",
+            "check that tokenizer.json belongs to config.json",
+        )
+    return tokenizer
