@@ -21,7 +21,7 @@ def test_rows_end_in_newlines_and_the_image_in_a_separator() -> None:
 
 
 def test_tiles_are_stitched_into_one_grid_in_front_of_the_global_view() -> None:
-    layout = TokenLayout.deepseek_ocr(1, tiles=(3, 2), tile_grid=(1, 1))
+    layout = TokenLayout.deepseek_ocr(1, tiles=(3, 2), tile_grid=1)
     local_row = [FREE, FREE, FREE, NEWLINE]
     assert layout.kinds.tolist() == [*local_row, *local_row, FREE, NEWLINE, SEPARATOR]
 
