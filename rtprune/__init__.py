@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from rtprune.dataset import Output, read_documents, read_pages, statistics
     from rtprune.engine import Engine, PageResult
     from rtprune.models import load_model
-    from rtprune.pruning import PruneConfig, Pruned, PruneFacts, TokenLayout, prune, prune_batch
+    from rtprune.pruning import Cues, PruneConfig, Pruned, PruneFacts, TokenLayout, prune, prune_batch
     from rtprune.settings import ReadSettings, RunSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cues": "rtprune.pruning",
     "Engine": "rtprune.engine",
     "Output": "rtprune.dataset",
     "PageResult": "rtprune.engine",
@@ -36,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Cues",
     "Engine",
     "Output",
     "PageResult",

@@ -24,16 +24,6 @@ def l2_norms(features: Tensor) -> Tensor:
     return norms.float()
 
 
-def unit_tokens(features: Tensor) -> Tensor:
-    """``features`` [N, D] scaled to norm 1: float32 [N, D]. A token of norm zero stays zero: it resembles nothing."""
-    # Scaling by the largest value first keeps the squares of very large and very small features in range.
-    wide = features.float()
-    largest = wide.abs().amax(dim=-1, keepdim=True)
-    scaled = wide / torch.where(largest > 0, largest, 1.0)
-    norms: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norms.clamp(min=1.0)  # a scaled token has norm 0 or at least 1
-
-
 def similarity(cosines: Tensor) -> Tensor:
     """Mean of cos(i, j)^2 over ordered pairs i != j of ``cosines`` [P, P]: float64 scalar in [0, 1].
 

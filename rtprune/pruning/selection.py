@@ -19,9 +19,9 @@ def kept_count(free_count: int, ratio: float) -> int:
     return min(free_count, math.floor(free_count * (1.0 - ratio) + 1e-9))
 
 
-def by_norm(norms: Tensor) -> Tensor:
-    """int64 [P]: tokens from the largest of ``norms`` [P] to the smallest; of equal ones the earlier comes first."""
-    return torch.sort(norms, descending=True, stable=True).indices
+def by_score(scores: Tensor) -> Tensor:
+    """int64 [P]: tokens from the largest of ``scores`` [P] to the smallest; of equal ones the earlier comes first."""
+    return torch.sort(scores, descending=True, stable=True).indices
 
 
 def survivors(kinds: Tensor, kept_free: Tensor) -> Tensor:

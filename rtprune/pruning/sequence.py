@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from rtprune.pruning.layout import TokenLayout
-from rtprune.pruning.ratio import density, l2_norms, similarity, unit_tokens
-from rtprune.pruning.selection import by_norm, kept_count, survivors
-from rtprune.pruning.transport import SOLVERS, Solver, merge
+from rtprune.pruning.methods import MERGES, METHODS, SCORES, MergeName, MethodName, ScoreName
+from rtprune.pruning.ratio import density, similarity
+from rtprune.pruning.selection import kept_count, survivors
+from rtprune.pruning.tokens import Cues, FreeTokens
+from rtprune.pruning.transport import SOLVERS, Solver
 
 
 @dataclass(frozen=True)
@@ -22,22 +24,31 @@ class PruneConfig:
 
     Attributes:
         ratio: share of the free tokens to prune, 0..1, or "dynamic": similarity * (1 - density).
+        method: "rtprune", or a rival to compare it with: "random", "divprune", "cdpruner", "visionzip".
+        score: by which "rtprune" keeps tokens: "l2-norm" (the paper's), "variance" or "entropy".
+        merge: what "rtprune" does with the others: "transport" (the paper's), "none", or "nearest", the average with
+            the kept token that each resembles most.
         threshold: Sobel magnitude on a view in [-1, 1] above which a pixel is an edge (tau).
         dustbin: score of any token with the dustbin (z).
         regularisation: strength of the transport's entropy term.
         alpha: weight of dropped tokens in the kept ones they merge into.
         solver: of the transport: "scaling" (fast), or "pot" (POT's, the reference; equal to 1e-6).
+        seed: what "random" draws from.
 
     Raises:
         ValueError: a field is outside what it accepts.
     """
 
     ratio: Literal["dynamic"] | float = "dynamic"
+    method: MethodName = "rtprune"
+    score: ScoreName = "l2-norm"
+    merge: MergeName = "transport"
     threshold: float = 0.2
     dustbin: float = 0.2
     regularisation: float = 1.0
     alpha: float = 0.1
     solver: Solver = "scaling"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.ratio != "dynamic" and not (_is_finite(self.ratio) and 0.0 <= float(self.ratio) <= 1.0):
@@ -47,8 +58,12 @@ class PruneConfig:
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
         if not _is_finite(self.regularisation) or self.regularisation <= 0:
             raise ValueError(f"regularisation must be a finite number above 0, got {self.regularisation!r}")
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {self.solver!r}")
+        for name, valid in (("method", METHODS), ("score", SCORES), ("merge", MERGES), ("solver", SOLVERS)):
+            given = getattr(self, name)
+            if not isinstance(given, str) or given not in valid:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, got {given!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
 
 
 @dataclass(frozen=True)
@@ -95,25 +110,25 @@ class _Asked:
 
     Attributes:
         free_positions: int64 [P], where the free tokens stand.
-        free: [P, D].
-        units: [P, D], the same scaled to norm 1.
-        cosines: [P, P] between them; absent with a fixed ratio.
+        tokens: the free ones of the features.
         answers: float64 [4 + P]: sums of the features and of the view (finite only where all of them is), similarity,
-            density, and the free tokens' indices from the largest norm to the smallest.
+            density, and the free tokens' indices from the one most worth keeping to the least.
     """
 
     features: Tensor
     layout: TokenLayout
     view: Tensor | None
     free_positions: Tensor
-    free: Tensor
-    units: Tensor
-    cosines: Tensor | None
+    tokens: FreeTokens
     answers: Tensor
 
 
 def prune(
-    features: Tensor, layout: TokenLayout, view: Tensor | None = None, config: PruneConfig | None = None
+    features: Tensor,
+    layout: TokenLayout,
+    view: Tensor | None = None,
+    config: PruneConfig | None = None,
+    cues: Cues | None = None,
 ) -> Pruned:
     """Prune the visual tokens of one image.
 
@@ -122,6 +137,7 @@ def prune(
         layout: which of the L positions are free tokens.
         view: the global view normalised to [-1, 1], of shape ``layout.view_shape``; needed by a dynamic ratio only.
         config: how to prune; the paper's dynamic pruning when absent.
+        cues: what the methods "cdpruner" and "visionzip" look at beside the features.
 
     Returns:
         The surviving tokens with their original positions. Where nothing is to be dropped the features come back as
@@ -133,7 +149,7 @@ def prune(
     Tokens merge in float32 whatever the dtype, and the result is rounded to that dtype once. Source: RTPrune
     (arXiv 2605.00392).
     """
-    return prune_batch([features], [layout], [view], config)[0]
+    return prune_batch([features], [layout], [view], config, [cues])[0]
 
 
 def prune_batch(
@@ -141,6 +157,7 @@ def prune_batch(
     layouts: Sequence[TokenLayout],
     views: Sequence[Tensor | None] | None = None,
     config: PruneConfig | None = None,
+    cues: Sequence[Cues | None] | None = None,
 ) -> list[Pruned]:
     """Prune several images of any layouts, each as `prune` does, bit for bit; arguments and errors as there.
 
@@ -148,35 +165,33 @@ def prune_batch(
     """
     config = PruneConfig() if config is None else config
     views = [None] * len(features) if views is None else views
-    if not len(features) == len(layouts) == len(views):
+    cues = [None] * len(features) if cues is None else cues
+    if not len(features) == len(layouts) == len(views) == len(cues):
         raise ValueError(
-            f"there must be as many layouts and views as features, got {len(features)} features, "
-            f"{len(layouts)} layouts, {len(views)} views"
+            f"there must be as many layouts, views and cues as features, got {len(features)} features, "
+            f"{len(layouts)} layouts, {len(views)} views, {len(cues)} cues"
         )
-    asked = [_ask(*image, config) for image in zip(features, layouts, views, strict=True)]
+    asked = [_ask(*image, config) for image in zip(features, layouts, views, cues, strict=True)]
     if not asked:
         return []
     told = torch.split(torch.cat([one.answers for one in asked]).cpu(), [one.answers.numel() for one in asked])
     return [_settle(one, answers, config) for one, answers in zip(asked, told, strict=True)]
 
 
-def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, config: PruneConfig) -> _Asked:
+def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, cues: Cues | None, config: PruneConfig) -> _Asked:
     """Set the device to work on all that the length after pruning depends on."""
     _check_features(features, layout)
     free_positions = layout.free.nonzero().squeeze(1).to(features.device)
-    free = features[free_positions]
-    units = unit_tokens(free)
-    cosines: Tensor | None = None
-    nothing = units.new_zeros((), dtype=torch.float64)
+    tokens = FreeTokens(features[free_positions], _checked_cues(cues, layout, features, config))
+    nothing = features.new_zeros((), dtype=torch.float64)
     similar, dense, view_sum = nothing, nothing, nothing
     if config.ratio == "dynamic":
         view = _checked_view(view, layout)
-        cosines = units @ units.T
-        similar, dense = similarity(cosines), density(view, config.threshold, layout.patch)
+        similar, dense = similarity(tokens.cosines), density(view, config.threshold, layout.patch)
         view_sum = view.sum().double()
     facts = torch.stack([features.sum().double(), view_sum.to(similar.device), similar, dense.to(similar.device)])
-    answers = torch.cat([facts, by_norm(l2_norms(free)).double()])
-    return _Asked(features, layout, view, free_positions, free, units, cosines, answers)
+    answers = torch.cat([facts, METHODS[config.method].order(tokens, config).double()])
+    return _Asked(features, layout, view, free_positions, tokens, answers)
 
 
 def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
@@ -188,14 +203,14 @@ def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
     order = answers[4:].long()
     free_count, length = len(order), asked.layout.length
     count = kept_count(free_count, ratio)
-    if count == free_count:
-        positions = torch.arange(length)
-        result = asked.features
-    else:
+    positions, result = torch.arange(length), asked.features
+    if count < free_count:
         kept_free = torch.zeros(free_count, dtype=torch.bool)
-        kept_free[order[:count]] = True
+        if count:
+            kept, merged = METHODS[config.method].keep(asked.tokens, order, count, config)
+            kept_free[kept] = True
+            result = _with(asked, kept, merged)
         positions = survivors(asked.layout.kinds, kept_free)
-        result = _merged(asked, order[:count].sort().values, order[count:].sort().values, config)
         result = result[positions.to(result.device)]
     facts = PruneFacts(
         similarity=similar if dynamic else None,
@@ -209,20 +224,13 @@ def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
     return Pruned(result, positions.to(result.device), facts)
 
 
-def _merged(asked: _Asked, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
-    """Features [L, D] with the ``dropped`` of the free tokens merged into the ``kept`` ones."""
-    if not len(kept):
-        return asked.features
+def _with(asked: _Asked, kept: Tensor, merged: Tensor) -> Tensor:
+    """Features [L, D] of which the free tokens ``kept`` [M] are ``merged`` [M, D]."""
     features = asked.features
-    kept, dropped = kept.to(features.device), dropped.to(features.device)
-    units, free = asked.units, asked.free
-    scores = units[kept] @ units[dropped].T if asked.cosines is None else asked.cosines[kept][:, dropped]
-    merged = merge(
-        free[kept], free[dropped], scores, config.dustbin, config.regularisation, config.alpha, config.solver
-    )
     # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
     limit = torch.finfo(features.dtype).max
-    return features.index_copy(0, asked.free_positions[kept], merged.clamp(-limit, limit).to(features.dtype))
+    where = asked.free_positions[kept.to(features.device)]
+    return features.index_copy(0, where, merged.clamp(-limit, limit).to(features.dtype))
 
 
 def _check_features(features: Tensor, layout: TokenLayout) -> None:
@@ -252,6 +260,34 @@ def _checked_view(view: Tensor | None, layout: TokenLayout) -> Tensor:
         given = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
         raise ValueError(f"view must be a floating point tensor of shape {list(shape)}, got {given}")
     return view
+
+
+def _checked_cues(cues: Cues | None, layout: TokenLayout, features: Tensor, config: PruneConfig) -> Cues:
+    """The cues that the method needs, of shapes that fit, on the features' device."""
+    count, width = layout.free_count, features.shape[1]
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "prompt": (None, width),
+        "attention": (count,),
+        "keys": (count, None),
+    }
+    found = {}
+    for name, shape in shapes.items():
+        given = getattr(cues, name, None)
+        if given is None:
+            if name in METHODS[config.method].needs:
+                raise ValueError(f"cues.{name} must be given for the method {config.method!r}, got None")
+            continue
+        fits = (
+            isinstance(given, Tensor) and given.is_floating_point() and given.ndim == len(shape) and given.numel() > 0
+        )
+        if not fits or any(side not in (None, got) for side, got in zip(shape, given.shape, strict=True)):
+            wanted = "[" + ", ".join("any" if side is None else str(side) for side in shape) + "]"
+            told = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"cues.{name} must be a floating point tensor of shape {wanted}, got {told}")
+        if not bool(given.isfinite().all()):
+            raise ValueError(f"cues.{name} must be finite, got NaN or infinity")
+        found[name] = given.to(features.device)
+    return Cues(**found)
 
 
 def _is_finite(value: object) -> bool:

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from rtprune.pruning.ratio import density, l2_norms, similarity, unit_tokens
+from rtprune.pruning.ratio import density, l2_norms, similarity
+from rtprune.pruning.tokens import unit_tokens
 
 
 def cosines_of(tokens: torch.Tensor) -> torch.Tensor:

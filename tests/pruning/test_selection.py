@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rtprune.pruning import TokenLayout
-from rtprune.pruning.selection import by_norm, kept_count, survivors
+from rtprune.pruning.selection import by_score, kept_count, survivors
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_every_hundredth_keeps_what_whole_numbers_say() -> None:
 
 
 def test_the_largest_come_first_and_of_equals_the_earlier() -> None:
-    assert by_norm(torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0])).tolist() == [1, 2, 3, 4, 0]
+    assert by_score(torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0])).tolist() == [1, 2, 3, 4, 0]
 
 
 def survivors_of(layout: TokenLayout, kept: list[int]) -> list[int]:

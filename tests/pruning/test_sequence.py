@@ -194,7 +194,7 @@ def test_a_ragged_batch_is_pruned_bit_for_bit_as_its_images_alone(images: list[A
 
 
 def test_a_batch_of_unlike_lists_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 features, 1 layouts, 2 views"):
+    with pytest.raises(ValueError, match="2 features, 1 layouts, 2 views, 2 cues"):
         prune_batch([small_features()] * 2, [TWO])
 
 

@@ -1,0 +1,134 @@
+"""Which free tokens stay and what becomes of the others: RTPrune, its ablations and its rivals, by name.
+
+A method works in two steps. First it orders all tokens, from the one most worth keeping to the least, on the device and
+without knowing how many will stay. Then, with that number known, it says which stay and what they carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from rtprune.pruning import rivals
+from rtprune.pruning.ratio import l2_norms
+from rtprune.pruning.selection import by_score
+from rtprune.pruning.tokens import FreeTokens
+from rtprune.pruning.transport import merge as merge_by_transport
+
+if TYPE_CHECKING:
+    from rtprune.pruning.sequence import PruneConfig
+
+MethodName = Literal["rtprune", "random", "divprune", "cdpruner", "visionzip"]
+ScoreName = Literal["l2-norm", "variance", "entropy"]
+MergeName = Literal["transport", "none", "nearest"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of pruning.
+
+    Attributes:
+        order: int64 [P] on the tokens' device, from the token most worth keeping to the least.
+        keep: of the tokens, that order (on the CPU) and a number M of 1..P-1: which M stay, int64 [M], ascending, on
+            the CPU, and their features, [M, D].
+        needs: names of the `Cues` without which it cannot work.
+    """
+
+    order: Callable[[FreeTokens, PruneConfig], Tensor]
+    keep: Callable[[FreeTokens, Tensor, int, PruneConfig], tuple[Tensor, Tensor]]
+    needs: tuple[str, ...] = ()
+
+
+def variances(features: Tensor) -> Tensor:
+    """Variance of each token of ``features`` [N, D] over its channels: float32 [N]; summed as `l2_norms` are."""
+    return features.double().var(dim=-1, correction=0).float()
+
+
+def entropies(features: Tensor) -> Tensor:
+    """Shannon entropy, in nats, of each token's softmax over its channels: float32 [N], of ``features`` [N, D].
+
+    The paper ablates an entropy score without defining it; the flattest tokens are kept, which agrees with the poor
+    accuracy that it reports.
+    """
+    logs = torch.log_softmax(features.double(), dim=-1)
+    return -(logs.exp() * logs).sum(dim=-1).float()
+
+
+def transport(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
+    """float32 [M, D]: the kept tokens with the dropped ones merged into them by optimal transport."""
+    scores = tokens.cosines_between(kept, dropped)
+    return merge_by_transport(
+        tokens.features[kept],
+        tokens.features[dropped],
+        scores,
+        config.dustbin,
+        config.regularisation,
+        config.alpha,
+        config.solver,
+    )
+
+
+def no_merge(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
+    """[M, D]: the kept tokens as they are."""
+    return tokens.features[kept]
+
+
+def nearest(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
+    """float32 [M, D]: each kept token averaged with the dropped ones that resemble it more than any other kept one.
+
+    Of kept tokens that a dropped one resembles alike, the first takes it.
+    """
+    home = tokens.cosines_between(dropped, kept).max(dim=1).indices
+    sums = tokens.features[kept].float().index_add(0, home, tokens.features[dropped].float())
+    counts = torch.ones(len(kept), device=sums.device).index_add(0, home, torch.ones(len(dropped), device=sums.device))
+    return sums / counts[:, None]
+
+
+#: What makes a token worth keeping: [P, D] -> float32 [P].
+SCORES: dict[ScoreName, Callable[[Tensor], Tensor]] = {
+    "l2-norm": l2_norms,
+    "variance": variances,
+    "entropy": entropies,
+}
+
+#: What becomes of the dropped tokens.
+MERGES: dict[MergeName, Callable[[FreeTokens, Tensor, Tensor, PruneConfig], Tensor]] = {
+    "transport": transport,
+    "none": no_merge,
+    "nearest": nearest,
+}
+
+
+def _by_score(tokens: FreeTokens, config: PruneConfig) -> Tensor:
+    return by_score(SCORES[config.score](tokens.features))
+
+
+def _first(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
+    """The first of the order, the others merged into them as the configuration says."""
+    kept, dropped = order[:count].sort().values, order[count:].sort().values
+    device = tokens.features.device
+    return kept, MERGES[config.merge](tokens, kept.to(device), dropped.to(device), config)
+
+
+def _first_alone(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
+    """The first of the order; the others are gone."""
+    kept = order[:count].sort().values
+    return kept, tokens.features[kept.to(tokens.features.device)]
+
+
+#: By name; the rivals are what their papers say and take no account of score and merge.
+METHODS: dict[MethodName, Method] = {
+    "rtprune": Method(_by_score, _first),
+    "random": Method(lambda tokens, config: rivals.at_random(tokens, config.seed), _first_alone),
+    "divprune": Method(lambda tokens, config: rivals.by_diversity(tokens), _first_alone),
+    "cdpruner": Method(lambda tokens, config: rivals.by_conditional_diversity(tokens), _first_alone, needs=("prompt",)),
+    "visionzip": Method(
+        lambda tokens, config: rivals.by_attention(tokens),
+        lambda tokens, order, count, config: rivals.dominant_and_contextual(tokens, order, count),
+        needs=("attention",),
+    ),
+}

@@ -1,0 +1,63 @@
+"""The free tokens of one image, and what a method may look at beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Cues:
+    """What some rivals of RTPrune need and the features do not tell.
+
+    Attributes:
+        prompt: [T, D], embeddings of the instruction's tokens in the decoder's space (CDPruner).
+        attention: [P], attention that each free token receives in the vision encoder (VisionZip).
+        keys: [P, E], the encoder's keys of the free tokens (VisionZip); the features themselves where absent.
+    """
+
+    prompt: Tensor | None = None
+    attention: Tensor | None = None
+    keys: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FreeTokens:
+    """The tokens of one image that may be pruned.
+
+    Attributes:
+        features: [P, D], in the order of the sequence.
+        cues: see `Cues`; finite, and of shapes that fit ``features``.
+    """
+
+    features: Tensor
+    cues: Cues
+
+    @cached_property
+    def units(self) -> Tensor:
+        """float32 [P, D]: each token scaled to norm 1."""
+        return unit_tokens(self.features)
+
+    @cached_property
+    def cosines(self) -> Tensor:
+        """float32 [P, P]: cosine of each pair."""
+        return self.units @ self.units.T
+
+    def cosines_between(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """float32 [M, N]: cosines of the tokens ``rows`` [M] with the tokens ``columns`` [N]."""
+        if "cosines" in self.__dict__:
+            return self.cosines[rows][:, columns]
+        return self.units[rows] @ self.units[columns].T
+
+
+def unit_tokens(features: Tensor) -> Tensor:
+    """``features`` [N, D] scaled to norm 1: float32 [N, D]. A token of norm zero stays zero: it resembles nothing."""
+    # Scaling by the largest value first keeps the squares of very large and very small features in range.
+    wide = features.float()
+    largest = wide.abs().amax(dim=-1, keepdim=True)
+    scaled = wide / torch.where(largest > 0, largest, 1.0)
+    norms: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / norms.clamp(min=1.0)  # a scaled token has norm 0 or at least 1
