@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from rtprune.dataset import Output, read_documents, read_pages, statistics
     from rtprune.engine import Engine, PageResult
     from rtprune.models import load_model
+    from rtprune.models.attach import Attachment, attach, detach
     from rtprune.pruning import Cues, PruneConfig, Pruned, PruneFacts, TokenLayout, prune, prune_batch
     from rtprune.settings import ReadSettings, RunSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attachment": "rtprune.models.attach",
     "Cues": "rtprune.pruning",
     "Engine": "rtprune.engine",
     "Output": "rtprune.dataset",
@@ -28,6 +30,8 @@ _HOMES = {
     "ReadSettings": "rtprune.settings",
     "RunSettings": "rtprune.settings",
     "TokenLayout": "rtprune.pruning",
+    "attach": "rtprune.models.attach",
+    "detach": "rtprune.models.attach",
     "load_model": "rtprune.models",
     "prune": "rtprune.pruning",
     "prune_batch": "rtprune.pruning",
@@ -37,6 +41,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attachment",
     "Cues",
     "Engine",
     "Output",
@@ -47,6 +52,8 @@ __all__ = [
     "ReadSettings",
     "RunSettings",
     "TokenLayout",
+    "attach",
+    "detach",
     "load_model",
     "prune",
     "prune_batch",

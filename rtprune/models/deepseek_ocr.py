@@ -19,6 +19,7 @@ from rtprune.models import preparation
 from rtprune.models.answers import parse_grounded
 from rtprune.models.family import Family, TransformersOcr
 from rtprune.models.protocol import Answer, Prompt, Views
+from rtprune.pruning import TokenLayout
 
 FAMILY = Family(
     title="DeepSeek-OCR",
@@ -112,6 +113,19 @@ class DeepSeekOcr(TransformersOcr):
 
     def parse(self, answer: str) -> Answer:
         return parse_grounded(answer)
+
+    @classmethod
+    def images_of(cls, network: Any, inputs: Mapping[str, Any]) -> list[tuple[TokenLayout, Tensor]]:
+        views, tiles = inputs["pixel_values"], inputs.get("pixel_values_local")
+        counts = inputs.get("num_local_patches")
+        tile_grid = 0 if tiles is None else tiles[0].shape[-1] // preparation.PIXELS_PER_TOKEN
+        found = []
+        for index, view in enumerate(views):
+            cut = counts is not None and int(counts[index]) > 0
+            columns, rows = map(int, inputs["patches_grid"][index]) if cut else (1, 1)
+            side = view.shape[-1] // preparation.PIXELS_PER_TOKEN
+            found.append((TokenLayout.deepseek_ocr(side, (columns, rows) if cut else None, max(1, tile_grid)), view))
+        return found
 
     def _encode_alike(self, views: Sequence[Views]) -> list[Tensor]:
         """Visual tokens of pictures whose global views are of one size."""

@@ -42,6 +42,7 @@ class Family:
         default_mode: of the published checkpoint.
         prompts: by task, the whole prompt with ``<image>`` where the visual tokens stand; the first is the default.
         unused_tensors: names in the published file that take part in no computation.
+        end_marks: tokens that end an answer, beside those that the configuration names.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Family:
     default_mode: str
     prompts: Mapping[str, str]
     unused_tensors: frozenset[str] = frozenset()
+    end_marks: tuple[str, ...] = ()
 
 
 class TransformersOcr(ABC):
@@ -81,7 +83,8 @@ class TransformersOcr(ABC):
         self.revision = revision
         self.device: torch.device = network.device
         self.dtype: torch.dtype = network.dtype
-        self.end_token_ids = _ids(text.eos_token_id)
+        end_marks = (tokenizer.token_to_id(mark) for mark in self.family.end_marks)
+        self.end_token_ids = _ids(text.eos_token_id) | {id for id in end_marks if id is not None}
         self.hidden_size: int = text.hidden_size
         self.modes = modes or self.family.modes
         self.default_mode = _default_mode(self.family, self.modes)
@@ -139,6 +142,11 @@ class TransformersOcr(ABC):
 
     @abstractmethod
     def parse(self, answer: str) -> Answer: ...
+
+    @classmethod
+    def images_of(cls, network: Any, inputs: Mapping[str, Any]) -> list[tuple[TokenLayout, Tensor]]:
+        """Layout and global view [3, H, W] in [-1, 1] of each picture among the arguments of ``network.generate``."""
+        raise NotImplementedError
 
     def visual_positions(self, layout: TokenLayout) -> VisualPositions:
         return VisualPositions.sequential(layout)
@@ -204,8 +212,10 @@ class TransformersOcr(ABC):
 
 
 def published_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The model's tensors under the names of the published checkpoint (less the family's unused ones)."""
-    tensors: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    """The model's tensors under the names of the published checkpoint, less the family's unused ones and those that are
+    another under a second name."""
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    tensors: dict[str, Tensor] = revert_weight_conversion(model, own)
     return tensors
 
 
