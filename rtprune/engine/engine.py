@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from rtprune.engine.decoding import Decoded, PromptEmbeddings, assemble_prompt, 
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.errors import DocumentError, RTPruneError, UsageError
 from rtprune.models.protocol import OcrModel, Views
-from rtprune.pruning import PruneConfig, Pruned, PruneFacts, prune
+from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, PruneFacts, prune
 from rtprune.settings import ReadSettings
 
 _log = logging.getLogger(__name__)
@@ -59,18 +59,19 @@ class Engine:
     Args:
         model: a loaded model.
         settings: mode, task, pruning and token limit; the model's defaults where mode and task are absent.
+        pruning: how to prune in every detail, instead of what ``settings.prune`` says: for comparing methods.
 
     Raises:
         UsageError: the model does not have that mode or task.
     """
 
-    def __init__(self, model: OcrModel, settings: ReadSettings) -> None:
+    def __init__(self, model: OcrModel, settings: ReadSettings, pruning: PruneConfig | None = None) -> None:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
         self.task = _one_of("task", settings.task or model.default_task, model.tasks, model.name)
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
-        self._pruning = PruneConfig(ratio=0.0 if settings.prune == "off" else settings.prune)
+        self._pruning = pruning or PruneConfig(ratio=0.0 if settings.prune == "off" else settings.prune)
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image]) -> list[PageResult]:
@@ -105,7 +106,15 @@ class Engine:
 
     def _pruned(self, views: Views, features: Tensor) -> Pruned:
         view = views.global_view.to(self.model.device) if self._pruning.ratio == "dynamic" else None
-        return prune(features, views.layout, view, self._pruning)
+        return prune(features, views.layout, view, self._pruning, self._cues(views))
+
+    def _cues(self, views: Views) -> Cues:
+        """What the method needs beside the features, and no more: to learn it costs time."""
+        needs = METHODS[self._pruning.method].needs
+        cues = self.model.attention_cues(views) if "attention" in needs else Cues()
+        if "prompt" in needs:
+            cues = replace(cues, prompt=self.model.embed(self.model.prompt(self.task).after).float())
+        return cues
 
     def _prepare(self, picture: Image) -> _Prepared:
         start = clock_ms(self.model.device)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -19,9 +18,26 @@ from rtprune.engine import Engine, PageResult
 from rtprune.mini.generator import Page, draw_page
 from rtprune.models import load_model
 from rtprune.models.protocol import OcrModel
+from rtprune.pruning import PruneConfig
 from rtprune.settings import ReadSettings
 
-PRUNINGS: dict[str, Literal["dynamic", "off"] | float] = {"unpruned": "off", "dynamic": "dynamic", "fixed 0.25": 0.25}
+FIXED = 0.25  # the paper's fixed ratio
+WAYS = {
+    "unpruned": PruneConfig(ratio=0.0),
+    "dynamic": PruneConfig(),
+    "fixed 0.25": PruneConfig(ratio=FIXED),
+}
+#: The paper's ablations and rivals, all at its fixed ratio.
+COMPARED = {
+    "variance": PruneConfig(ratio=FIXED, score="variance"),
+    "entropy": PruneConfig(ratio=FIXED, score="entropy"),
+    "no merge": PruneConfig(ratio=FIXED, merge="none"),
+    "nearest": PruneConfig(ratio=FIXED, merge="nearest"),
+    "random": PruneConfig(ratio=FIXED, method="random"),
+    "DivPrune": PruneConfig(ratio=FIXED, method="divprune"),
+    "CDPruner": PruneConfig(ratio=FIXED, method="cdpruner"),
+    "VisionZip": PruneConfig(ratio=FIXED, method="visionzip"),
+}
 BATCH_PAGES = 8
 
 
@@ -56,15 +72,15 @@ def edit_distance(left: str, right: str) -> int:
     return int(before[-1])
 
 
-def evaluate(model: OcrModel, pages: Sequence[Page]) -> dict[str, Score]:
-    """Score of each way of pruning on ``pages``."""
+def evaluate(model: OcrModel, pages: Sequence[Page], ways: Mapping[str, PruneConfig]) -> dict[str, Score]:
+    """Score of each of the ``ways`` of pruning on ``pages``."""
     mode = model.default_mode
     longest = max(len(page.text) for page in pages)
     scores = {}
-    for name, prune in PRUNINGS.items():
-        settings = ReadSettings(model=model.name, mode=mode, task="text", prune=prune, max_output_tokens=longest + 100)
+    settings = ReadSettings(model=model.name, mode=mode, task="text", max_output_tokens=longest + 100)
+    for name, pruning in ways.items():
         begin = time.perf_counter()
-        results = read(Engine(model, settings), pages)
+        results = read(Engine(model, settings, pruning), pages)
         scores[name] = _score(pages, results, time.perf_counter() - begin)
     return scores
 
@@ -96,11 +112,13 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="mini", help="'mini' or a folder that training exported")
+    parser.add_argument("--compare", action="store_true", help="the paper's ablations and rivals too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     pages = [draw_page(rng, "evaluation") for _ in range(arguments.pages)]
-    scores = evaluate(load_model(arguments.model), pages)
+    ways = WAYS | COMPARED if arguments.compare else WAYS
+    scores = evaluate(load_model(arguments.model), pages, ways)
     if arguments.json:
         print(
             json.dumps(

@@ -6,6 +6,7 @@ transformers' `UnlimitedOcrForConditionalGeneration` is the same architecture an
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from rtprune.models import preparation
 from rtprune.models.answers import parse_grounded
 from rtprune.models.family import Family, TransformersOcr
 from rtprune.models.protocol import Answer, Prompt, Views
-from rtprune.pruning import TokenLayout
+from rtprune.pruning import Cues, TokenLayout
 
 FAMILY = Family(
     title="DeepSeek-OCR",
@@ -106,6 +107,31 @@ class DeepSeekOcr(TransformersOcr):
                 features[index] = found
         return [found for found in features if found is not None]
 
+    @torch.inference_mode()
+    def attention_cues(self, views: Views) -> Cues:
+        """Attention of CLIP's class token in its last layer, and that layer's keys, mean over the heads."""
+        attention = self.network.model.vision_tower.vision_encoder.encoder.layers[-1].self_attn
+        seen: dict[str, list[Tensor]] = {"q_proj": [], "k_proj": []}
+        hooks = [
+            getattr(attention, name).register_forward_hook(lambda _, __, output, into=into: into.append(output))
+            for name, into in seen.items()
+        ]
+        try:
+            self.encode([views])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = [
+            _class_attention(queries.float(), keys.float(), attention.num_heads)
+            for queries, keys in zip(seen["q_proj"], seen["k_proj"], strict=True)
+        ]
+        (weights, keys), *tiles = found  # the global view goes through the encoder first
+        weights, keys = weights.flatten(), keys.flatten(0, 1)
+        for tile_weights, tile_keys in tiles:  # at most one batch of them
+            weights = torch.cat([_stitched(tile_weights[..., None], views.grid).flatten(), weights])
+            keys = torch.cat([_stitched(tile_keys, views.grid), keys])
+        return Cues(attention=weights, keys=keys)
+
     def prompt(self, task: str) -> Prompt:
         prompt = super().prompt(task)
         begin = torch.tensor([self.network.config.text_config.bos_token_id])
@@ -159,3 +185,18 @@ class DeepSeekOcr(TransformersOcr):
             batch.append(index)
             latest[side] = batch, spent + cost
         return batches
+
+
+def _class_attention(queries: Tensor, keys: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Attention [B, P] of the first of ``queries`` [B, 1 + P, E] to the others, and mean ``keys`` [B, P, E / h]."""
+    by_head = (*keys.shape[:2], heads, -1)
+    first, keys = queries.reshape(by_head)[:, 0], keys.reshape(by_head)
+    scores = torch.einsum("bhe,bphe->bhp", first, keys) / keys.shape[-1] ** 0.5
+    return scores.softmax(dim=-1)[:, :, 1:].mean(dim=1), keys[:, 1:].mean(dim=2)
+
+
+def _stitched(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[T * P, E], row by row of the whole grid, of ``tiles`` [T, P, E] that are square and lie (columns, rows)."""
+    columns, rows = grid
+    side = math.isqrt(tiles.shape[1])
+    return tiles.reshape(rows, columns, side, side, -1).transpose(1, 2).flatten(0, 3)

@@ -25,7 +25,7 @@ from rtprune.errors import ModelError, UsageError
 from rtprune.models.checkpoint import Checkpoint
 from rtprune.models.protocol import Answer, ModelCard, Prompt, Views, VisualPositions
 from rtprune.models.weights import fingerprint, read_shapes, read_tensors, require_fit
-from rtprune.pruning import TokenLayout
+from rtprune.pruning import Cues, TokenLayout
 
 IMAGE_MARK = "<image>"
 
@@ -147,6 +147,12 @@ class TransformersOcr(ABC):
     def images_of(cls, network: Any, inputs: Mapping[str, Any]) -> list[tuple[TokenLayout, Tensor]]:
         """Layout and global view [3, H, W] in [-1, 1] of each picture among the arguments of ``network.generate``."""
         raise NotImplementedError
+
+    def attention_cues(self, views: Views) -> Cues:
+        raise UsageError(
+            f"{self.family.title} does not tell how its encoder attends to its visual tokens",
+            "the method 'visionzip' needs that; DeepSeek-OCR tells it",
+        )
 
     def visual_positions(self, layout: TokenLayout) -> VisualPositions:
         return VisualPositions.sequential(layout)

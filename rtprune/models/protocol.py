@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from rtprune.pruning import TokenLayout
+from rtprune.pruning import Cues, TokenLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +151,9 @@ class OcrModel(Protocol):
 
     def encode(self, views: Sequence[Views]) -> list[Tensor]:
         """Visual tokens [L_i, D] of each picture in the order its layout describes, on the model's device."""
+
+    def attention_cues(self, views: Views) -> Cues:
+        """How the vision encoder attends to a picture's free tokens. Raises ``UsageError`` where it cannot tell."""
 
     def visual_positions(self, layout: TokenLayout) -> VisualPositions:
         """Where the tokens of a visual sequence stand."""

@@ -12,7 +12,7 @@ from rtprune.engine import Engine, PageResult, Timings
 from rtprune.errors import RTPruneError, UsageError
 from rtprune.models import Views
 from rtprune.models.deepseek_ocr import DeepSeekOcr
-from rtprune.pruning import TokenLayout
+from rtprune.pruning import METHODS, PruneConfig, TokenLayout
 from rtprune.settings import ReadSettings
 from tests.models.networks import greedy
 
@@ -263,3 +263,12 @@ def test_every_page_has_its_times(model: DeepSeekOcr, draw: Draw) -> None:
     for result in engine(model).read([draw(1), draw(2)]):
         times = result.timings
         assert min(times.encode_ms, times.prune_ms, times.prefill_ms, times.decode_ms) > 0
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_reads_pages_and_keeps_the_number_asked_for(model: DeepSeekOcr, draw: Draw, method: Any) -> None:
+    pruning = PruneConfig(ratio=0.25, method=method)
+    comparing = Engine(model, ReadSettings(mode="tiny", task="text", max_output_tokens=8), pruning)
+    results = comparing.read([draw(1), draw(2, (800, 300))])
+    assert [result.error_message for result in results] == [None, None]
+    assert [result.facts.free_after for result in results if result.facts] == [48, 48]

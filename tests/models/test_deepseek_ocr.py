@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtprune.errors import ModelError, UsageError
 from rtprune.models import OcrModel, Views, describe, load_model
-from rtprune.models.deepseek_ocr import FAMILY, DeepSeekOcr
+from rtprune.models.deepseek_ocr import FAMILY, DeepSeekOcr, _stitched
 from rtprune.models.family import published_state_dict
 from rtprune.models.weights import read_tensors, require_fit, save_tensors
 from tests.checkpoints import END, IMAGE, character_tokenizer, random_config, write_random_checkpoint
@@ -305,6 +305,39 @@ def positions(prompts: list[Tensor]) -> list[Tensor]:
         torch.arange(len(prompts[0])),
         torch.arange(len(prompts[1])) + (torch.arange(len(prompts[1])) > 40) * 17,
     ]
+
+
+class TestAttentionCues:
+    def test_they_are_the_class_token_s_attention_in_the_last_layer(self, random_checkpoint: Path) -> None:
+        model = load_model(str(random_checkpoint), device="cpu")
+        assert isinstance(model, DeepSeekOcr)
+        views = model.prepare(picture(0), "tiny")
+        cues = model.attention_cues(views)
+        model.network.set_attn_implementation("eager")  # the one that keeps what it attends to
+        with torch.inference_mode():
+            tower = model.network.model.vision_tower
+            attentions = tower(views.global_view[None], output_attentions=True).attentions
+        wanted = attentions[-1][0, :, 0, 1:].mean(dim=0)
+        assert cues.attention is not None
+        assert torch.allclose(cues.attention, wanted, atol=1e-6)
+        assert cues.attention.std() > 0
+
+    def test_with_tiles_they_stand_in_the_order_of_the_free_tokens(self, model: DeepSeekOcr) -> None:
+        views = model.prepare(picture(1, 900, 1300), "gundam")
+        assert views.tiles is not None
+        cues = model.attention_cues(views)
+        assert cues.attention is not None
+        assert cues.keys is not None
+        assert len(cues.attention) == len(cues.keys) == views.layout.free_count
+        # What is stitched in the same way from the tiles' own features is what the model gives as free tokens.
+        with torch.inference_mode():
+            own = model.network.model.multi_modal_projector(
+                model.network.model.vision_tower(views.tiles).last_hidden_state
+            )
+        (features,) = model.encode([views])
+        free = features[views.layout.free]
+        tile_tokens = len(views.tiles) * 100
+        assert torch.allclose(free[:tile_tokens], _stitched(own, views.grid), atol=1e-5)
 
 
 class TestDecoder:
