@@ -86,6 +86,27 @@ class TokenLayout:
         kinds.append(TokenKind.SEPARATOR)
         return cls(torch.tensor(kinds, dtype=torch.uint8), (grid, grid))
 
+    @classmethod
+    def deepseek_ocr2(cls, grid: int, tiles: tuple[int, int] | None = None, tile_grid: int = 12) -> TokenLayout:
+        """DeepSeek-OCR-2's layout: tile after tile, the global view, one separator; its tokens stand for no place.
+
+        Length is ``rows columns t**2 + g**2 + 1``.
+
+        Args:
+            grid: side g of the global view in tokens.
+            tiles: (columns, rows) of the local tiles, or ``None`` where there are none.
+            tile_grid: side t of one tile in tokens.
+        """
+        _require_side("grid", grid)
+        _require_side("tile_grid", tile_grid)
+        free = grid * grid
+        if tiles is not None:
+            _require_pair("tiles", tiles)
+            free += tiles[0] * tiles[1] * tile_grid * tile_grid
+        kinds = torch.full((free + 1,), int(TokenKind.FREE))
+        kinds[-1] = int(TokenKind.SEPARATOR)
+        return cls(kinds, (grid, grid), spatial=False)
+
     @property
     def length(self) -> int:
         """Number L of positions: free tokens, newlines and separators together."""

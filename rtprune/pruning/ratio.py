@@ -45,18 +45,20 @@ def density(view: Tensor, threshold: float, patch: int = 64) -> Tensor:
         threshold: Sobel magnitude (on luma) above which a pixel counts as an edge.
         patch: side in pixels of what one visual token stands for.
 
+    Not a number where the view is not finite, as pixels in [-1, 1] always are.
+
     Each patch is filtered alone with zero padding, so a blank white patch of 64 pixels scores its border, 252/4096.
     """
     height, width = view.shape[-2:]
     # On a CPU a few rows of patches at a time stay in its cache; a GPU is better asked once.
     strip_height = max(1, _STRIP // patch) * patch
     strips = torch.split(view, strip_height, dim=1) if view.device.type == "cpu" else (view,)
-    edges = torch.stack([_edge_count(strip, threshold, patch) for strip in strips]).sum(dtype=torch.float64)
+    edges = torch.stack([_edges(strip, threshold, patch) for strip in strips]).sum(dtype=torch.float64)
     return edges / (height * width)  # all patches have the same size: the mean of means is the mean
 
 
-def _edge_count(strip: Tensor, threshold: float, patch: int) -> Tensor:
-    """Number of edge pixels in ``strip`` [3, H, W], each patch filtered alone."""
+def _edges(strip: Tensor, threshold: float, patch: int) -> Tensor:
+    """Number of edge pixels in ``strip`` [3, H, W], each patch filtered alone; NaN where it is not finite."""
     red, green, blue = strip.float()
     luma = torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
     rows, columns = luma.shape[0] // patch, luma.shape[1] // patch
@@ -69,4 +71,5 @@ def _edge_count(strip: Tensor, threshold: float, patch: int) -> Tensor:
     horizontal = across[..., 2:] - across[..., :-2]
     vertical = down[..., 2:, :] - down[..., :-2, :]
     magnitude_squared = horizontal.square_().addcmul_(vertical, vertical)
-    return magnitude_squared.gt_(threshold * abs(threshold)).sum(dtype=torch.float64)
+    edges = magnitude_squared.gt_(threshold * abs(threshold)).sum(dtype=torch.float64)
+    return edges + 0.0 * luma.sum()

@@ -111,8 +111,8 @@ class _Asked:
     Attributes:
         free_positions: int64 [P], where the free tokens stand.
         tokens: the free ones of the features.
-        answers: float64 [4 + P]: sums of the features and of the view (finite only where all of them is), similarity,
-            density, and the free tokens' indices from the one most worth keeping to the least.
+        answers: float64 [3 + P]: sum of the features (finite only where all of them are), similarity, density (finite
+            only where the view is), and the free tokens' indices from the one most worth keeping to the least.
     """
 
     features: Tensor
@@ -182,36 +182,35 @@ def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, cues: Cues 
     """Set the device to work on all that the length after pruning depends on."""
     _check_features(features, layout)
     free_positions = layout.free.nonzero().squeeze(1).to(features.device)
-    tokens = FreeTokens(features[free_positions], _checked_cues(cues, layout, features, config))
+    tokens = FreeTokens(features.index_select(0, free_positions), _checked_cues(cues, layout, features, config))
     nothing = features.new_zeros((), dtype=torch.float64)
-    similar, dense, view_sum = nothing, nothing, nothing
+    similar, dense = nothing, nothing
     if config.ratio == "dynamic":
         view = _checked_view(view, layout)
         similar, dense = similarity(tokens.cosines), density(view, config.threshold, layout.patch)
-        view_sum = view.sum().double()
-    facts = torch.stack([features.sum().double(), view_sum.to(similar.device), similar, dense.to(similar.device)])
+    facts = torch.stack([features.sum().double(), similar, dense.to(similar.device)])
     answers = torch.cat([facts, METHODS[config.method].order(tokens, config).double()])
     return _Asked(features, layout, view, free_positions, tokens, answers)
 
 
 def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
     """Prune an image of which all is known that its length depends on."""
-    features_sum, view_sum, similar, dense = answers[:4].tolist()
-    _require_finite(asked, features_sum, view_sum)
+    features_sum, similar, dense = answers[:3].tolist()
+    _require_finite(asked, features_sum, dense)
     dynamic = config.ratio == "dynamic"
     ratio = similar * (1.0 - dense) if dynamic else float(config.ratio)
-    order = answers[4:].long()
+    order = answers[3:].long()
     free_count, length = len(order), asked.layout.length
     count = kept_count(free_count, ratio)
     positions, result = torch.arange(length), asked.features
     if count < free_count:
         kept_free = torch.zeros(free_count, dtype=torch.bool)
+        merged = None
         if count:
             kept, merged = METHODS[config.method].keep(asked.tokens, order, count, config)
             kept_free[kept] = True
-            result = _with(asked, kept, merged)
         positions = survivors(asked.layout.kinds, kept_free)
-        result = result[positions.to(result.device)]
+        result = _surviving(asked, positions, merged)
     facts = PruneFacts(
         similarity=similar if dynamic else None,
         density=dense if dynamic else None,
@@ -224,13 +223,16 @@ def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
     return Pruned(result, positions.to(result.device), facts)
 
 
-def _with(asked: _Asked, kept: Tensor, merged: Tensor) -> Tensor:
-    """Features [L, D] of which the free tokens ``kept`` [M] are ``merged`` [M, D]."""
+def _surviving(asked: _Asked, positions: Tensor, merged: Tensor | None) -> Tensor:
+    """Features [K, D] at the ``positions`` [K], of which the free tokens are ``merged`` [M, D]."""
     features = asked.features
-    # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
-    limit = torch.finfo(features.dtype).max
-    where = asked.free_positions[kept.to(features.device)]
-    return features.index_copy(0, where, merged.clamp(-limit, limit).to(features.dtype))
+    surviving = features.index_select(0, positions.to(features.device))
+    if merged is not None:
+        # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
+        limit = torch.finfo(features.dtype).max
+        where = asked.layout.free[positions].nonzero().squeeze(1).to(features.device)
+        surviving.index_copy_(0, where, merged.clamp(-limit, limit).to(features.dtype))
+    return surviving
 
 
 def _check_features(features: Tensor, layout: TokenLayout) -> None:
@@ -243,13 +245,13 @@ def _check_features(features: Tensor, layout: TokenLayout) -> None:
         )
 
 
-def _require_finite(asked: _Asked, features_sum: float, view_sum: float) -> None:
+def _require_finite(asked: _Asked, features_sum: float, dense: float) -> None:
     """A sum is finite only where all of it is, and many times cheaper than looking at each; but it may overflow."""
     if not math.isfinite(features_sum) and not bool(asked.features.isfinite().all()):
         bad = int((~asked.features.isfinite()).any(dim=-1).sum())
         raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {asked.layout.length} tokens")
-    if asked.view is not None and not math.isfinite(view_sum) and not bool(asked.view.isfinite().all()):
-        raise ValueError("view must be finite, got NaN or infinity")
+    if asked.view is not None and not math.isfinite(dense):
+        raise ValueError("view must be finite and in [-1, 1], got NaN, infinity or numbers near it")
 
 
 def _checked_view(view: Tensor | None, layout: TokenLayout) -> Tensor:
