@@ -1,8 +1,9 @@
-"""Picture -> views, pixel for pixel as DeepSeek-OCR's own preparation, with Pillow alone."""
+"""Picture -> views, pixel for pixel as DeepSeek-OCR's own preparation and its kin's, with Pillow alone."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,17 @@ _GREY = (127, 127, 127)
 
 @dataclass(frozen=True)
 class Mode:
-    """A view size: side of the global view in pixels, and whether a large picture is cut into tiles as well."""
+    """A view size.
+
+    Attributes:
+        side: of the global view in pixels.
+        most_tiles: how many tiles a large picture is cut into as well, at most; 0 for none.
+        tile_side: of a tile in pixels; what is no larger is not cut.
+    """
 
     side: int
-    tiled: bool = False
+    most_tiles: int = 0
+    tile_side: int = TILE_SIDE
 
 
 MODES = {
@@ -33,12 +41,20 @@ MODES = {
     "small": Mode(640),
     "base": Mode(1024),
     "large": Mode(1280),
-    "gundam": Mode(1024, tiled=True),
+    "gundam": Mode(1024, MOST_TILES),
 }
 
 
-def prepare(picture: Image.Image, mode: str) -> Views:
-    """The views of a picture in one of `MODES`.
+def prepare(
+    picture: Image.Image,
+    mode: str,
+    modes: Mapping[str, Mode] = MODES,
+    layout: Callable[[int, tuple[int, int] | None, int], TokenLayout] = TokenLayout.deepseek_ocr,
+) -> Views:
+    """The views of a picture in one of ``modes``.
+
+    Args:
+        layout: side of the global view in tokens, grid of the tiles, side of a tile in tokens -> the visual sequence.
 
     Raises:
         DocumentError: the picture has no pixels, or is so thin that nothing of it is left in the view.
@@ -46,16 +62,16 @@ def prepare(picture: Image.Image, mode: str) -> Views:
     if picture.width < 1 or picture.height < 1:
         raise DocumentError("empty-picture", f"the picture has no pixels: {picture.width} x {picture.height}")
     upright = ImageOps.exif_transpose(picture).convert("RGB")
-    size = MODES[mode]
+    size = modes[mode]
     view, content_box = _global_view(upright, size)
     tiles, grid = None, (1, 1)
-    if size.tiled and max(upright.size) > TILE_SIDE:
-        grid = tile_grid(*upright.size)
-        tiles = _tiles(upright, grid)
-    layout = TokenLayout.deepseek_ocr(
-        size.side // PIXELS_PER_TOKEN, None if tiles is None else grid, TILE_SIDE // PIXELS_PER_TOKEN
+    if size.most_tiles and max(upright.size) > size.tile_side:
+        grid = tile_grid(*upright.size, size.most_tiles, size.tile_side)
+        tiles = _tiles(upright, grid, size.tile_side)
+    sequence = layout(
+        size.side // PIXELS_PER_TOKEN, None if tiles is None else grid, size.tile_side // PIXELS_PER_TOKEN
     )
-    return Views(mode, normalise(view), tiles, grid, layout, content_box, upright.size)
+    return Views(mode, normalise(view), tiles, grid, sequence, content_box, upright.size)
 
 
 def normalise(view: Image.Image) -> Tensor:
@@ -65,8 +81,8 @@ def normalise(view: Image.Image) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
 
-def tile_grid(width: int, height: int) -> tuple[int, int]:
-    """(columns, rows) of the tiles of a picture: of all grids of 2 to 9 tiles the one nearest its aspect ratio.
+def tile_grid(width: int, height: int, most_tiles: int = MOST_TILES, tile_side: int = TILE_SIDE) -> tuple[int, int]:
+    """(columns, rows) of the tiles of a picture: of all grids of 2 to most tiles the one nearest its aspect ratio.
 
     Candidates come in the order of their tile count; on a tie the later one wins where the picture has more than
     half of its pixels.
@@ -75,16 +91,16 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
     candidates = sorted(
         (
             (columns, rows)
-            for columns in range(1, MOST_TILES + 1)
-            for rows in range(1, MOST_TILES + 1)
-            if 2 <= columns * rows <= MOST_TILES
+            for columns in range(1, most_tiles + 1)
+            for rows in range(1, most_tiles + 1)
+            if 2 <= columns * rows <= most_tiles
         ),
         key=lambda grid: grid[0] * grid[1],
     )
     best, least = (1, 1), math.inf
     for columns, rows in candidates:
         difference = abs(aspect - columns / rows)
-        roomy = width * height > 0.5 * TILE_SIDE * TILE_SIDE * columns * rows
+        roomy = width * height > 0.5 * tile_side * tile_side * columns * rows
         if difference < least or (difference == least and roomy):
             best, least = (columns, rows), difference
     return best
@@ -115,11 +131,11 @@ def _global_view(picture: Image.Image, mode: Mode) -> tuple[Image.Image, tuple[i
     return view, (left, top, width, height)
 
 
-def _tiles(picture: Image.Image, grid: tuple[int, int]) -> Tensor:
+def _tiles(picture: Image.Image, grid: tuple[int, int], side: int) -> Tensor:
     columns, rows = grid
-    stitched = picture.resize((TILE_SIDE * columns, TILE_SIDE * rows), Image.Resampling.BICUBIC)
+    stitched = picture.resize((side * columns, side * rows), Image.Resampling.BICUBIC)
     boxes = (
-        (TILE_SIDE * column, TILE_SIDE * row, TILE_SIDE * (column + 1), TILE_SIDE * (row + 1))
+        (side * column, side * row, side * (column + 1), side * (row + 1))
         for row in range(rows)
         for column in range(columns)
     )

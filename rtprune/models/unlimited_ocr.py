@@ -1,0 +1,132 @@
+"""Unlimited-OCR: DeepSeek-OCR's architecture, but an answer's tokens see only the prompt and the latest of each other.
+
+So the cache stops growing once the window is full, however long the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import DynamicCache, UnlimitedOcrConfig
+
+from rtprune.errors import ModelError
+from rtprune.models import preparation
+from rtprune.models.answers import parse_boxes
+from rtprune.models.deepseek_ocr import DeepSeekOcr
+from rtprune.models.family import Family
+from rtprune.models.protocol import Answer, Region, Views
+
+_MODES = {"base": preparation.Mode(1024), "gundam": preparation.Mode(1024, most_tiles=32)}
+
+FAMILY = Family(
+    title="Unlimited-OCR",
+    published="baidu/Unlimited-OCR",
+    licence="MIT",
+    modes=tuple(_MODES),
+    default_mode="gundam",
+    prompts={"markdown": "<image>document parsing."},
+    # CLIP is fed with SAM's map instead of patches
+    unused_tensors=frozenset({"model.vision_model.embeddings.patch_embedding.weight"}),
+)
+
+_ATTENTION = "reference_sliding_attention"
+#: The names of the window's length, in the order in which the published code asks for them.
+_WINDOW = ("sliding_window", "sliding_window_size")
+
+# What is between a mark's ends is matched on its own; it may not contain the start of another mark.
+_MARK = re.compile(r"<\|det\|>(?P<inside>(?:(?!<\|).)*)<\|/det\|>[ \t]*\n?", re.DOTALL)
+_INSIDE = re.compile(r"\s*(?P<label>[^\s\[\]]{1,64})\s*(?P<box>\[[^\[\]]*\])\s*")
+# A mark that the end of the answer cut short, such as "<|det|>text [12, 3".
+_CUT_MARK = re.compile(r"<\|det\|>[ \t]*(?:[A-Za-z_][A-Za-z0-9_-]{0,63}[ \t]*(?:\[[0-9, ]*\]?)?)?\Z")
+_LONE_MARK = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
+
+
+class UnlimitedOcr(DeepSeekOcr):
+    """An Unlimited-OCR model in memory."""
+
+    family = FAMILY
+
+    @classmethod
+    def _configuration(cls, config: Mapping[str, Any]) -> UnlimitedOcrConfig:
+        """As DeepSeek-OCR's, with the window's length at its top or in ``language_config`` (``text_config`` in
+        transformers' own layout)."""
+        language = config.get("language_config", config.get("text_config"))
+        parts = [config, language] if isinstance(language, Mapping) else [config]
+        windows = [part[name] for part in parts for name in _WINDOW if part.get(name) is not None]
+        window = windows[0] if windows else None
+        # a window of one would be nothing but the token itself, which the cache does not allow for
+        if not isinstance(window, int) or window < 2 or set(windows) != {window}:
+            raise ModelError(
+                f"config.json asks for a sliding_window of {windows or None} where Unlimited-OCR has one length",
+                "this is no Unlimited-OCR folder",
+            )
+        if any(set(part.get("layer_types") or [_ATTENTION]) != {_ATTENTION} for part in parts):
+            raise ModelError(f"config.json: Unlimited-OCR has no layer_types but {_ATTENTION}")
+        config, *rest = ({name: value for name, value in part.items() if name not in _WINDOW} for part in parts)
+        found = super()._configuration({**config, "language_config": rest[0] if rest else None})
+        found.text_config.sliding_window = window
+        found.text_config.layer_types = [_ATTENTION] * found.text_config.num_hidden_layers
+        return found
+
+    def prepare(self, picture: Image, mode: str) -> Views:
+        self.require("mode", mode, self.modes)
+        return preparation.prepare(picture, mode, _MODES)
+
+    @torch.inference_mode()
+    def decoder(
+        self,
+        inputs_embeds: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+    ) -> tuple[Tensor, Any]:
+        if past_key_values is None:
+            past_key_values = _WindowCache(config=self.network.config.get_text_config())
+        elif attention_mask is not None:
+            # The class looks up the padding of the prompt's tokens as many places further right as tokens have left
+            # the window: it is moved there. What goes at the right end are ones, of the answer.
+            gone = past_key_values.layers[0].get_mask_sizes(inputs_embeds.shape[1])[1]
+            attention_mask = torch.nn.functional.pad(attention_mask, (gone, -gone), value=1)
+        return super().decoder(inputs_embeds, position_ids, attention_mask, past_key_values)
+
+    def parse(self, answer: str) -> Answer:
+        return parse_marked(answer)
+
+
+class _WindowCache(DynamicCache):  # type: ignore[misc]
+    """The class's own leaves the prompt's part as it is when rows are selected; reordering takes both parts along."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.reorder_cache(indices)
+
+
+def parse_marked(answer: str) -> Answer:
+    """Text and regions of an answer of the form ``<|det|>LABEL [x1, y1, x2, y2]<|/det|>TEXT ...``
+
+    A region's text runs to the next mark. A mark whose label or box is malformed gives no region, and its text stays
+    in the answer's. Marks that are incomplete are removed from the text; everything else is kept. Never raises.
+    """
+    pieces: list[str] = []
+    regions: list[Region] = []
+    end = 0
+    pending: tuple[str, tuple[int, int, int, int]] | None = None
+
+    def close(piece: str) -> None:
+        text = _LONE_MARK.sub("", piece)
+        pieces.append(text)
+        if pending is not None:
+            regions.append(Region(*pending, text.strip()))
+
+    for mark in _MARK.finditer(answer):
+        close(answer[end : mark.start()])
+        inside = _INSIDE.fullmatch(mark["inside"])
+        boxes = parse_boxes(f"[{inside['box']}]") if inside else ()
+        pending = (inside["label"], boxes[0]) if inside and boxes else None
+        end = mark.end()
+    close(_CUT_MARK.sub("", answer[end:]))
+    return Answer("".join(pieces).strip(), tuple(regions))
