@@ -1,4 +1,4 @@
-"""The command line: ``rtprune page``, ``rtprune run``, ``rtprune stats``, ``rtprune bench``.
+"""The command line: ``rtprune page``, ``run``, ``stats``, ``models``, ``bench``.
 
 What takes seconds to import (torch, transformers, Ray) is imported by the command that needs it.
 """
@@ -6,6 +6,7 @@ What takes seconds to import (torch, transformers, Ray) is imported by the comma
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     command: Callable[..., int] = given.pop("command")
     try:
-        return command(**given)
+        code = command(**given)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UsageError as error:
         return _complain(error, MISUSED)
     except RTPruneError as error:
@@ -73,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     stats = commands.add_parser("stats", help="print what a dataset holds: pages, failures by reason, tokens saved")
     stats.add_argument("output", metavar="OUTPUT", help="the OUTPUT of a run")
     stats.set_defaults(command=_stats)
+
+    models = commands.add_parser("models", help="list the model families: published names, licences, modes, prompts")
+    models.add_argument("--json", action="store_true", help="print JSON instead of text")
+    models.set_defaults(command=_models)
 
     bench = commands.add_parser("bench", help="measure what things cost on this machine")
     kinds = bench.add_subparsers(required=True, metavar="WHAT", title="what")
@@ -186,6 +196,15 @@ def _stats(*, output: str) -> int:
 
     found = Output.existing(output)
     print(dataset_statistics(found.uri, statistics(found)))
+    return 0
+
+
+def _models(*, json: bool) -> int:
+    from rtprune.models import families
+    from rtprune.report.families import family_list, family_values
+
+    found = [family.family for family in families()]
+    print(dumps(family_values(found), indent=2) if json else family_list(found))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -17,7 +18,7 @@ import pytest
 from rtprune.cli import main
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import UsageError
-from rtprune.settings import RunSettings
+from rtprune.settings import PUBLISHED_MODEL, RunSettings
 from tests.corpus import assert_complete, quick_flags, write_corpus, write_pdf
 from tests.processes import descendants, started, wait_until
 
@@ -46,6 +47,24 @@ def test_page_prints_the_text_and_its_token_facts(
     assert re.search(r"page +2 of 2, read by .* in mode tiny", printed)
     assert re.search(r"visual tokens +73 -> \d+ \(\d+\.\d % saved\)", printed)
     assert "25.0 % of the free tokens" in printed
+
+
+def test_models_are_listed_with_licences_and_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    for title in ("DeepSeek-OCR", "DeepSeek-OCR-2", "Unlimited-OCR", "LightOnOCR", "GLM-OCR"):
+        assert re.search(rf"^{title}: \S+/\S+, weights under (MIT|Apache-2.0)$", printed, re.MULTILINE)
+    assert "modes      tiny, small, base, large*, gundam" in printed
+    assert r"<image>\n<|grounding|>Convert the document to markdown." in printed
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["published"] == PUBLISHED_MODEL
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m rtprune models | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("DeepSeek-OCR: ")
 
 
 def test_page_without_pruning_keeps_every_token(

@@ -35,11 +35,6 @@ __all__ = [
 FAMILIES = {
     "DeepseekOCRForCausalLM": "rtprune.models.deepseek_ocr:DeepSeekOcr",
     "deepseek_vl_v2": "rtprune.models.deepseek_ocr:DeepSeekOcr",
-    "LightOnOCRForConditionalGeneration": "rtprune.models.lighton_ocr:LightOnOcr",
-    "LightOnOcrForConditionalGeneration": "rtprune.models.lighton_ocr:LightOnOcr",
-    "lighton_ocr": "rtprune.models.lighton_ocr:LightOnOcr",
-    "GlmOcrForConditionalGeneration": "rtprune.models.glm_ocr:GlmOcr",
-    "glm_ocr": "rtprune.models.glm_ocr:GlmOcr",
     "DeepseekOCR2ForCausalLM": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
     "DeepseekOcr2ForConditionalGeneration": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
     "deepseek_ocr2": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
@@ -47,6 +42,11 @@ FAMILIES = {
     "UnlimitedOcrForConditionalGeneration": "rtprune.models.unlimited_ocr:UnlimitedOcr",
     "unlimited-ocr": "rtprune.models.unlimited_ocr:UnlimitedOcr",
     "unlimited_ocr": "rtprune.models.unlimited_ocr:UnlimitedOcr",
+    "LightOnOCRForConditionalGeneration": "rtprune.models.lighton_ocr:LightOnOcr",
+    "LightOnOcrForConditionalGeneration": "rtprune.models.lighton_ocr:LightOnOcr",
+    "lighton_ocr": "rtprune.models.lighton_ocr:LightOnOcr",
+    "GlmOcrForConditionalGeneration": "rtprune.models.glm_ocr:GlmOcr",
+    "glm_ocr": "rtprune.models.glm_ocr:GlmOcr",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +17,7 @@ from rtprune.models.family import TransformersOcr
 from rtprune.pruning import PruneConfig, Pruned, PruneFacts, prune_batch
 
 _ATTRIBUTE = "_rtprune"
+_WINDOWED = "reference_sliding_attention"
 
 
 class Attachment:
@@ -47,6 +48,11 @@ class Attachment:
         pruned = self._prune(model, inputs)
         self.facts = [one.facts for one in pruned]
         prompt = _shortened(model, inputs, pruned)
+        if _WINDOWED in _layer_types(model) and not bool(prompt["attention_mask"].all()):
+            raise UsageError(
+                f"transformers' {type(model).__name__} with a window misreads prompts that are padded to one length",
+                "pass one prompt at a time; rtprune's own engine reads such batches right",
+            )
         others = {
             name: value
             for name, value in inputs.items()
@@ -138,6 +144,10 @@ def _shortened(model: Any, inputs: Mapping[str, Any], pruned: list[Pruned]) -> d
             where = where[picture.facts.tokens_before :]
         kept.append(stays.nonzero().squeeze(1))
     return _padded_left(embeddings, positions.expand(*positions.shape[:-2], *ids.shape), kept)
+
+
+def _layer_types(model: Any) -> Sequence[str]:
+    return getattr(model.config.get_text_config(), "layer_types", None) or ()
 
 
 def _fit(counts: list[int], lengths: list[int]) -> bool:

@@ -144,9 +144,9 @@ class TransformersOcr(ABC):
     def parse(self, answer: str) -> Answer: ...
 
     @classmethod
+    @abstractmethod
     def images_of(cls, network: Any, inputs: Mapping[str, Any]) -> list[tuple[TokenLayout, Tensor]]:
         """Layout and global view [3, H, W] in [-1, 1] of each picture among the arguments of ``network.generate``."""
-        raise NotImplementedError
 
     def attention_cues(self, views: Views) -> Cues:
         raise UsageError(

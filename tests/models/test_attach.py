@@ -16,6 +16,8 @@ from rtprune.errors import UsageError
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from tests.checkpoints import IMAGE, random_config, write_random_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NEW_TOKENS = 12
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import DeepseekOcr2ForConditionalGeneration
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import DeepseekOcr2ImageProcessorPil
 
+from rtprune import attach, detach
 from rtprune.engine import Engine
 from rtprune.engine.decoding import PromptEmbeddings, assemble_prompt, decode
 from rtprune.errors import DocumentError, ModelError, UsageError
@@ -26,6 +26,8 @@ from rtprune.models.weights import read_tensors, save_tensors
 from rtprune.pruning import PruneConfig, TokenKind, prune
 from rtprune.settings import ReadSettings
 from tests.checkpoints import END, IMAGE, character_tokenizer, random_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLISHED_DECODER = {
     "architectures": ["DeepseekV2ForCausalLM"],
@@ -97,15 +99,6 @@ def small_config() -> dict[str, Any]:
         },
     }
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing by threads, and lose much where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -455,6 +448,17 @@ class TestAnswers:
         assert all(torch.equal(shown, view.global_view) for (_, shown), view in zip(found, views, strict=True))
         plain = model.images_of(model.network, {"pixel_values": views[0].global_view[None]})
         assert plain[0][0] == views[0].layout
+
+    def test_transformers_generation_prunes_alike_once_attached(
+        self, model: DeepSeekOcr2, views: list[Views], features: list[Tensor]
+    ) -> None:
+        attach(model.network, PruneConfig(ratio=0.5))
+        try:
+            found = own_generate(model, views)
+        finally:
+            detach(model.network)
+        wanted = decode(model, prompts(model, views, features, 0.5), NEW_TOKENS)
+        assert found == [list(answer.ids) for answer in wanted]
 
     def test_no_attention_of_a_class_token_is_told(self, model: DeepSeekOcr2, views: list[Views]) -> None:
         with pytest.raises(UsageError, match="DeepSeek-OCR-2"):

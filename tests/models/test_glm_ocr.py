@@ -36,6 +36,8 @@ from tests.models.families import (
     write_family,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PUBLISHED_CONFIG: dict[str, Any] = {
     "architectures": ["GlmOcrForConditionalGeneration"],
     "model_type": "glm_ocr",

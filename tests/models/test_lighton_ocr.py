@@ -41,6 +41,8 @@ from tests.models.families import (
     write_family,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 #: What the published config.json says, less what transformers has no use for.
 PUBLISHED_CONFIG: dict[str, Any] = {
     "architectures": ["LightOnOCRForConditionalGeneration"],

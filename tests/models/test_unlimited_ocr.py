@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
 
+from rtprune import attach, detach
 from rtprune.engine import Engine
 from rtprune.engine.decoding import Decoded, PromptEmbeddings, assemble_prompt, decode
 from rtprune.errors import DocumentError, ModelError, UsageError
@@ -28,6 +29,8 @@ from rtprune.models.weights import read_tensors, require_fit, save_tensors
 from rtprune.pruning import PruneConfig, TokenLayout, prune
 from rtprune.settings import ReadSettings
 from tests.checkpoints import END, IMAGE, random_config, write_random_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 #: What the published config.json says beyond DeepSeek-OCR's; the decoder's sizes stand at its top as well.
 PUBLISHED_CONFIG = {
@@ -72,15 +75,6 @@ def small_config() -> dict[str, Any]:
     config["language_config"] |= {"sliding_window_size": WINDOW}
     config["vision_config"]["sam_config"] |= {"num_hidden_layers": 1, "global_attn_indexes": []}
     return config | {"sliding_window": WINDOW}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing by threads, and lose much where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -391,6 +385,35 @@ class TestAnswers:
         assert all(torch.equal(shown, view.global_view) for (_, shown), view in zip(found, views, strict=True))
         plain = model.images_of(model.network, {"pixel_values": views[0].global_view[None]})
         assert plain[0][0] == views[0].layout
+
+    def test_transformers_generation_prunes_alike_once_attached(
+        self, model: UnlimitedOcr, views: list[Views], prompts: Callable[[float | str], list[PromptEmbeddings]]
+    ) -> None:
+        attach(model.network, PruneConfig(ratio=0.5))
+        try:
+            found = [own_generate(model, view) for view in views]
+        finally:
+            detach(model.network)
+        assert found == ids_of([decode(model, [prompt], NEW_TOKENS)[0] for prompt in prompts(0.5)])
+
+    def test_an_attached_batch_that_must_be_padded_is_refused(self, model: UnlimitedOcr) -> None:
+        pages = [model.prepare(Image.new("RGB", (400, 400), colour), "base") for colour in ("white", "black")]
+        prompt = model.prompt("markdown")
+        ids = torch.cat([prompt.before, torch.full((pages[0].layout.length,), IMAGE), prompt.after])
+        inputs = {
+            "input_ids": torch.stack([torch.cat([ids, ids[-1:]]), torch.cat([torch.tensor([END]), ids])]),
+            "attention_mask": torch.ones(2, len(ids) + 1, dtype=torch.long),
+            "pixel_values": torch.stack([page.global_view for page in pages]),
+            "num_local_patches": [0, 0],
+            "patches_grid": [(1, 1), (1, 1)],
+        }
+        inputs["attention_mask"][1, 0] = 0
+        attach(model.network, PruneConfig(ratio=0.5))
+        try:
+            with pytest.raises(UsageError, match="misreads prompts that are padded"):
+                model.network.generate(**inputs, max_new_tokens=2)
+        finally:
+            detach(model.network)
 
     def test_attention_is_told_for_each_free_token(self, model: UnlimitedOcr, views: list[Views]) -> None:
         for view in views:
