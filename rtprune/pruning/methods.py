@@ -62,8 +62,8 @@ def transport(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneCo
     """float32 [M, D]: the kept tokens with the dropped ones merged into them by optimal transport."""
     scores = tokens.cosines_between(kept, dropped)
     return merge_by_transport(
-        tokens.features[kept],
-        tokens.features[dropped],
+        tokens.take(kept),
+        tokens.take(dropped),
         scores,
         config.dustbin,
         config.regularisation,
@@ -74,7 +74,7 @@ def transport(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneCo
 
 def no_merge(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
     """[M, D]: the kept tokens as they are."""
-    return tokens.features[kept]
+    return tokens.take(kept)
 
 
 def nearest(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneConfig) -> Tensor:
@@ -83,7 +83,7 @@ def nearest(tokens: FreeTokens, kept: Tensor, dropped: Tensor, config: PruneConf
     Of kept tokens that a dropped one resembles alike, the first takes it.
     """
     home = tokens.cosines_between(dropped, kept).max(dim=1).indices
-    sums = tokens.features[kept].float().index_add(0, home, tokens.features[dropped].float())
+    sums = tokens.take(kept).float().index_add(0, home, tokens.take(dropped).float())
     counts = torch.ones(len(kept), device=sums.device).index_add(0, home, torch.ones(len(dropped), device=sums.device))
     return sums / counts[:, None]
 
@@ -117,7 +117,7 @@ def _first(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -
 def _first_alone(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
     """The first of the order; the others are gone."""
     kept = order[:count].sort().values
-    return kept, tokens.features[kept.to(tokens.features.device)]
+    return kept, tokens.take(kept.to(tokens.features.device))
 
 
 #: By name; the rivals are what their papers say and take no account of score and merge.

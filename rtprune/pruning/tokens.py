@@ -48,11 +48,15 @@ class FreeTokens:
         """float32 [P, P]: cosine of each pair."""
         return _gram(self.units)
 
+    def take(self, indices: Tensor) -> Tensor:
+        """A copy of the tokens ``indices`` [M]: [M, D]."""
+        return self.features.index_select(0, indices)  # several times as fast as indexing with brackets
+
     def cosines_between(self, rows: Tensor, columns: Tensor) -> Tensor:
         """float32 [M, N]: cosines of the tokens ``rows`` [M] with the tokens ``columns`` [N]."""
         if "cosines" in self.__dict__:
-            return self.cosines[rows][:, columns]
-        return self.units[rows] @ self.units[columns].T
+            return self.cosines.index_select(0, rows).index_select(1, columns)
+        return self.units.index_select(0, rows) @ self.units.index_select(0, columns).T
 
 
 def _gram(units: Tensor) -> Tensor:
@@ -75,4 +79,4 @@ def unit_tokens(features: Tensor) -> Tensor:
     largest = wide.abs().amax(dim=-1, keepdim=True)
     scaled = wide / torch.where(largest > 0, largest, 1.0)
     norms: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norms.clamp(min=1.0)  # a scaled token has norm 0 or at least 1
+    return scaled.div_(norms.clamp_(min=1.0))  # a scaled token has norm 0 or at least 1
