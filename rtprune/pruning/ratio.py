@@ -64,9 +64,9 @@ def _edges(strip: Tensor, threshold: float, patch: int) -> Tensor:
     rows, columns = luma.shape[0] // patch, luma.shape[1] // patch
     patches = luma.reshape(rows, patch, columns, patch).transpose(1, 2)
     padded = functional.pad(patches, (1, 1, 1, 1))
-    # Both Sobel kernels are differences of sums over 2 x 2 pixels: with d and e their diagonal differences, the gradient
-    # is (d + e, d - e) and its square 2 (d^2 + e^2). Plain sums are exact on every device; a convolution may run in a
-    # shorter number format on a GPU.
+    # Both Sobel kernels are differences of sums over 2 x 2 pixels: with d and e their diagonal differences, the
+    # gradient is (d + e, d - e) and its square 2 (d^2 + e^2). Plain sums are exact on every device; a convolution may
+    # run in a shorter number format on a GPU.
     pairs = padded[..., :-1, :] + padded[..., 1:, :]
     fours = pairs[..., :-1] + pairs[..., 1:]
     falling = fours[..., 1:, 1:] - fours[..., :-1, :-1]

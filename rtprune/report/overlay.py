@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ INK = (20, 20, 30)
 PRUNED = (58, 66, 92, 190)  # a shade over what was pruned, RGBA
 KEPT = (255, 120, 0)  # a tint over what stays, stronger where the norm is larger
 STRONGEST_TINT = 0.45
-GRID = (205, 208, 216, 255)
+GRID = (205, 208, 216, 110)  # faint: lines cross the text where tokens are small
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,18 @@ def draw_overlay(views: Views, features: Tensor, pruned: Pruned) -> Image.Image:
     kept = np.zeros(views.layout.length, bool)
     kept[pruned.positions.cpu().numpy()] = True
     drawn = [_draw_panel(panel, kept, strength) for panel in _panels(views)]
-    width = sum(picture.width for picture in drawn) + MARGIN * (len(drawn) + 1)
+    caption = _caption(pruned.facts)
+    font = ImageFont.load_default(size=18)
+    lines = [font.getlength(line) for line in caption.splitlines()]
+    panels = sum(picture.width for picture in drawn) + MARGIN * (len(drawn) - 1)
+    width = max(panels, *map(math.ceil, lines)) + 2 * MARGIN
     height = max(picture.height for picture in drawn)
     sheet = Image.new("RGB", (width, height + CAPTION_HEIGHT + 2 * MARGIN), "white")
     left = MARGIN
     for picture in drawn:
         sheet.paste(picture, (left, MARGIN))
         left += picture.width + MARGIN
-    font = ImageFont.load_default(size=18)
-    ImageDraw.Draw(sheet).multiline_text((MARGIN, height + 2 * MARGIN), _caption(pruned.facts), INK, font=font)
+    ImageDraw.Draw(sheet).multiline_text((MARGIN, height + 2 * MARGIN), caption, INK, font=font)
     return sheet
 
 

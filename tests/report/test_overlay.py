@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from rtprune.errors import UsageError
+from rtprune.models import native
 from rtprune.models.preparation import prepare
 from rtprune.models.protocol import Views
-from rtprune.pruning import PruneConfig, prune
+from rtprune.pruning import PruneConfig, TokenLayout, prune
 from rtprune.report.overlay import CAPTION_HEIGHT, KEPT, MARGIN, PANEL_SIDE, PRUNED, STRONGEST_TINT, draw_overlay
 
 
@@ -49,3 +51,28 @@ def test_tiles_have_a_panel_of_their_own() -> None:
     assert sheet.width == 2 * PANEL_SIDE + 3 * MARGIN
     assert list(centre(sheet, 7, 12, 20, PANEL_SIDE + 2 * MARGIN)) == over_white(PRUNED, PRUNED[3] / 255)
     assert list(centre(sheet, 7, 12, 16)) != over_white(PRUNED, PRUNED[3] / 255)
+
+
+def test_a_grid_that_is_not_square_keeps_its_shape() -> None:
+    views = native.prepare(Image.new("RGB", (560, 280), "white"), lambda width, height: (20, 10))
+    norms = torch.ones(200)
+    norms[3 * 20 + 15] = 0.5  # row 3, column 15
+    sheet = drawn(views, norms, 1 / 200)
+    assert sheet.size == (PANEL_SIDE + 2 * MARGIN, PANEL_SIDE // 2 + CAPTION_HEIGHT + 2 * MARGIN)
+    assert list(centre(sheet, 3, 15, 20)) == over_white(PRUNED, PRUNED[3] / 255)
+
+
+def test_tokens_that_stand_for_no_place_are_not_drawn() -> None:
+    views = prepare(Image.new("RGB", (300, 300), "white"), "base", layout=TokenLayout.deepseek_ocr2)
+    with pytest.raises(UsageError, match="stand for no place on the page"):
+        drawn(views, torch.ones(257), 0.25)
+
+
+def test_a_narrow_page_leaves_room_for_its_caption() -> None:
+    views = native.prepare(Image.new("RGB", (56, 280), "white"), lambda width, height: (2, 10))
+    sheet = drawn(views, torch.linspace(1, 2, 20), 0.25)
+    caption = sheet.crop((0, sheet.height - CAPTION_HEIGHT, sheet.width, sheet.height)).convert("L")
+    ink = caption.point(lambda level: 255 * (level < 128)).getbbox()
+    assert ink is not None
+    assert 0 < ink[0] < ink[2] <= sheet.width - MARGIN
+    assert sheet.width > PANEL_SIDE // 5 + 2 * MARGIN
