@@ -11,6 +11,7 @@ from PIL import Image
 
 import rtprune
 from rtprune.mini.generator import typeset
+from rtprune.models.deepseek_ocr import DeepSeekOcr
 
 
 @pytest.mark.parametrize("name", rtprune.__all__)
@@ -52,3 +53,25 @@ def test_the_readme_example_reads() -> None:
     assert page.text == "Hello, page."
     assert page.facts is not None
     assert page.facts.tokens_after < page.facts.tokens_before
+
+
+def test_the_readme_example_attaches() -> None:
+    mini = rtprune.load_model("mini")
+    assert isinstance(mini, DeepSeekOcr)
+    model = mini.network
+    drawn = typeset(["Hello, page."], [(20.0, 40.0)], "cour", 40 / 3)
+    views = mini.prepare(Image.fromarray(drawn.picture).convert("RGB"), "tiny")
+    prompt = mini.prompt("text")
+    visual = torch.full((views.layout.length,), model.config.image_token_id)
+    inputs = {
+        "input_ids": torch.cat([prompt.before, visual, prompt.after])[None],
+        "pixel_values": views.global_view[None],
+    }
+
+    attachment = rtprune.attach(model)
+    answer = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+    (facts,) = attachment.facts
+    rtprune.detach(model)
+
+    assert mini.detokenize(answer[0, inputs["input_ids"].shape[1] :].tolist()) == "Hello, page."
+    assert facts.tokens_after < facts.tokens_before == 73
