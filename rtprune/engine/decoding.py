@@ -1,18 +1,23 @@
-"""Greedy decoding of a batch of prompts of unlike length, with gaps in their positions."""
+"""Greedy decoding of pages that come and go: prompts of unlike length, gaps in their positions, guesses checked."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from rtprune.engine.cache import SlotCache
+from rtprune.engine.drafting import Drafter
 from rtprune.engine.guards import PageGuard
 from rtprune.engine.result import FinishReason
 from rtprune.models.protocol import OcrModel
 from rtprune.pruning import Pruned, TokenLayout
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +41,51 @@ class Decoded:
 
     Attributes:
         ids: the answer's tokens, the end token included where there was one.
-        prefill_ms: this page's even share of the batch's prefill.
-        decode_ms: this page's even share of the batch's further steps.
+        prefill_ms: this page's even share of the prefill it was in.
+        decode_ms: the sum of its even shares of the steps it was in.
+        steps: passes of the decoder that it took, the prefill included.
+        drafted: tokens that were guessed.
+        accepted: guesses that were right, each a step saved.
     """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     prefill_ms: float
     decode_ms: float
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(eq=False)
+class _Live(Generic[Name]):
+    """A page that is being decoded; ``length`` of its tokens are in its slot, the last of ``ids`` is not."""
+
+    name: Name
+    guard: PageGuard
+    drafter: Drafter
+    prompt_length: int
+    length: int
+    next_position: int
+    prefill_ms: float
+    ids: list[int] = field(default_factory=list)
+    decode_ms: float = 0.0
+    steps: int = 1
+    drafted: int = 0
+    accepted: int = 0
+
+    def take(self, tokens: Sequence[int]) -> FinishReason | None:
+        """The next tokens of the answer; why it ends among them, where it does."""
+        for token in tokens:
+            self.ids.append(token)
+            reason = self.guard.after(token)
+            if reason is not None:
+                return reason
+        return None
+
+    def ended(self, reason: FinishReason) -> tuple[Name, Decoded]:
+        times = self.prefill_ms, self.decode_ms
+        return self.name, Decoded(tuple(self.ids), reason, *times, self.steps, self.drafted, self.accepted)
 
 
 def assemble_prompt(model: OcrModel, task: str, layout: TokenLayout, pruned: Pruned) -> PromptEmbeddings:
@@ -63,46 +105,145 @@ def assemble_prompt(model: OcrModel, task: str, layout: TokenLayout, pruned: Pru
     return PromptEmbeddings(torch.cat(embeddings), torch.cat(positions, dim=1).to(model.device), next_position)
 
 
-def decode(model: OcrModel, prompts: Sequence[PromptEmbeddings], max_tokens: int) -> list[Decoded]:
-    """Answers to the prompts, in their order: greedy, at most ``max_tokens`` tokens each.
+class Decoding(Generic[Name]):
+    """Pages decoded together, each until its own end; others take their slots at any step.
 
-    Prompts are padded on the left to one length and read in one prefill. A page leaves the batch with its last token,
-    and its rows of the cache with it.
+    A page's answer is that which it has alone: greedy, at most ``max_tokens`` tokens.
     """
-    ids: list[list[int]] = [[] for _ in prompts]
-    reasons: list[FinishReason] = ["length"] * len(prompts)
-    guards = [PageGuard(model.end_token_ids, max_tokens, model.repeatable_token_ids) for _ in prompts]
-    live = list(range(len(prompts)))
-    start = clock_ms(model.device)
-    embeddings, positions, mask = _pad_left(prompts)
-    upcoming = torch.tensor([prompt.next_position for prompt in prompts], device=model.device)
-    axes = len(positions)
-    logits, cache = model.decoder(embeddings, positions, mask)
-    tokens = logits[:, -1].argmax(dim=-1)
-    prefilled = clock_ms(model.device)
-    while True:
-        staying = []
-        for row, (page, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
-            ids[page].append(token)
-            reason = guards[page].after(token)
+
+    def __init__(self, model: OcrModel, slots: int, max_tokens: int) -> None:
+        self._model = model
+        self._max_tokens = max_tokens
+        self._cache = SlotCache(slots)
+        self._live: list[_Live[Name]] = []  # in the order of their slots
+        self._axes = 1
+
+    @property
+    def free(self) -> int:
+        """Slots that no page has."""
+        return self._cache.slots - len(self._live)
+
+    @property
+    def names(self) -> list[Name]:
+        """Pages that have one."""
+        return [page.name for page in self._live]
+
+    @torch.inference_mode()
+    def join(
+        self, prompts: Sequence[tuple[Name, PromptEmbeddings]], layers: Sequence[Sequence[int]] = ()
+    ) -> list[tuple[Name, Decoded]]:
+        """Read the prompts of pages, at most ``free``, in one pass; those whose answer ends at once are returned.
+
+        Args:
+            layers: token ids of each page's text layer, to be guessed from; nothing is guessed where they are absent.
+        """
+        model = self._model
+        start = clock_ms(model.device)
+        embeddings, positions, real = _pad_left([prompt for _, prompt in prompts])
+        rows = range(len(self._live), len(self._live) + len(prompts))
+        self._cache.prefill(rows, real)
+        self._axes = len(positions)
+        longest = real.shape[1]
+        earlier = torch.arange(longest, device=real.device)
+        visible = (earlier <= earlier[:, None]) & real[:, None]
+        logits, _ = model.decoder(embeddings, positions, _mask(visible, embeddings.dtype), self._cache)
+        tokens = logits[:, -1].argmax(dim=-1).tolist()
+        share = (clock_ms(model.device) - start) / len(prompts)
+        joined = [
+            _Live(
+                name,
+                PageGuard(model.end_token_ids, self._max_tokens, model.repeatable_token_ids),
+                Drafter(layers[index] if layers else ()),
+                len(prompt.embeddings),
+                len(prompt.embeddings),
+                prompt.next_position,
+                share,
+            )
+            for index, (name, prompt) in enumerate(prompts)
+        ]
+        self._live += joined
+        return self._leave([(page, page.take([token])) for page, token in zip(joined, tokens, strict=True)])
+
+    @torch.inference_mode()
+    def step(self, *, guess: bool = True) -> list[tuple[Name, Decoded]]:
+        """One token more of every page, or several where guesses are right; pages that end with it leave."""
+        model, live = self._model, self._live
+        start = clock_ms(model.device)
+        guesses = [page.drafter.guess(page.ids) if guess else [] for page in live]
+        count = 1 + max(map(len, guesses))
+        tokens = torch.tensor(
+            [
+                [page.ids[-1], *guessed, *[0] * (count - 1 - len(guessed))]
+                for page, guessed in zip(live, guesses, strict=True)
+            ],
+            device=model.device,
+        )
+        lengths = torch.tensor([page.length for page in live], device=model.device)
+        reach = self._cache.append(lengths, count)
+        ahead = torch.arange(count, device=model.device)
+        upcoming = torch.tensor([page.next_position for page in live], device=model.device)[:, None] + ahead
+        mask = _mask(self._visible(lengths[:, None] + ahead, reach), model.dtype)
+        positions = upcoming.expand(self._axes, -1, -1)
+        logits, _ = model.decoder(model.embed(tokens), positions, mask, self._cache, count)
+        said = logits.argmax(dim=-1).tolist()
+        share = (clock_ms(model.device) - start) / len(live)
+        outcomes = []
+        for page, guessed, answer in zip(live, guesses, said, strict=True):
+            agreed = _agreement(guessed, answer)
+            page.length += agreed + 1
+            page.next_position += agreed + 1
+            page.steps += 1
+            page.drafted += len(guessed)
+            page.accepted += agreed
+            page.decode_ms += share
+            reason = page.take(answer[: agreed + 1])
+            page.drafter.learn(page.ids, len(guessed), agreed)
+            outcomes.append((page, reason))
+        return self._leave(outcomes)
+
+    def clear(self) -> None:
+        """Let all pages go."""
+        self._live.clear()
+
+    def _visible(self, at: Tensor, reach: int) -> Tensor:
+        """bool [n, count, reach]: which tokens of its slot one at the places ``at`` [n, count] attends to."""
+        columns = torch.arange(reach, device=at.device)
+        seen = columns <= at[..., None]
+        window = self._model.answer_window
+        if window is not None:
+            prompts = torch.tensor([page.prompt_length for page in self._live], device=at.device)
+            seen &= (columns < prompts[:, None, None]) | (columns > at[..., None] - window)
+        return seen
+
+    def _leave(self, outcomes: Sequence[tuple[_Live[Name], FinishReason | None]]) -> list[tuple[Name, Decoded]]:
+        """Take out the pages that have ended; the last ones move into their slots."""
+        left = []
+        for page, reason in outcomes:
             if reason is None:
-                staying.append(row)
-            else:
-                reasons[page] = reason
-        if not staying:
-            break
-        if len(staying) < len(live):
-            live = [live[row] for row in staying]
-            rows = torch.tensor(staying, device=model.device)
-            tokens, upcoming, mask = tokens[rows], upcoming[rows], mask[rows]
-            cache.batch_select_indices(rows)
-        mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-        logits, cache = model.decoder(model.embed(tokens[:, None]), upcoming.expand(axes, -1)[..., None], mask, cache)
-        tokens = logits[:, -1].argmax(dim=-1)
-        upcoming = upcoming + 1
-    ended = clock_ms(model.device)
-    shares = (prefilled - start) / len(prompts), (ended - prefilled) / len(prompts)
-    return [Decoded(tuple(found), reason, *shares) for found, reason in zip(ids, reasons, strict=True)]
+                continue
+            left.append(page.ended(reason))
+            slot = self._live.index(page)
+            last = self._live.pop()
+            if last is not page:
+                self._cache.move(len(self._live), slot, last.length)
+                self._live[slot] = last
+        return left
+
+
+def decode(
+    model: OcrModel,
+    prompts: Sequence[PromptEmbeddings],
+    max_tokens: int,
+    layers: Sequence[Sequence[int]] = (),
+    *,
+    guess: bool = True,
+) -> list[Decoded]:
+    """Answers to the prompts, in their order, decoded all together; see `Decoding`."""
+    decoding: Decoding[int] = Decoding(model, len(prompts), max_tokens)
+    found = dict(decoding.join(list(enumerate(prompts)), layers))
+    while decoding.names:
+        found |= decoding.step(guess=guess)
+    return [found[index] for index in range(len(prompts))]
 
 
 def clock_ms(device: torch.device) -> float:
@@ -112,17 +253,30 @@ def clock_ms(device: torch.device) -> float:
     return time.perf_counter() * 1000.0
 
 
+def _agreement(guessed: Sequence[int], said: Sequence[int]) -> int:
+    """How many of the tokens ``guessed`` the decoder has said as well before it said another."""
+    for count, (token, own) in enumerate(zip(guessed, said, strict=False)):
+        if token != own:
+            return count
+    return len(guessed)
+
+
+def _mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """``visible`` [B, n, m] as what is added to attention's scores: [B, 1, n, m]."""
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return hidden.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
 def _pad_left(prompts: Sequence[PromptEmbeddings]) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings [B, n, D], positions [A, B, n] and mask [B, n] of prompts of unlike length."""
+    """Embeddings [B, n, D], positions [A, B, n] and bool [B, n], false where padded, of prompts of unlike length."""
     longest = max(len(prompt.embeddings) for prompt in prompts)
     first = prompts[0].embeddings
-    axes = len(prompts[0].positions)
     embeddings = first.new_zeros(len(prompts), longest, first.shape[1])
-    positions = torch.zeros(axes, len(prompts), longest, dtype=torch.int64, device=first.device)
-    mask = torch.zeros_like(positions[0])
+    positions = torch.zeros(len(prompts[0].positions), len(prompts), longest, dtype=torch.int64, device=first.device)
+    real = torch.zeros(len(prompts), longest, dtype=torch.bool, device=first.device)
     for row, prompt in enumerate(prompts):
         begin = longest - len(prompt.embeddings)
         embeddings[row, begin:] = prompt.embeddings
         positions[:, row, begin:] = prompt.positions
-        mask[row, begin:] = 1
-    return embeddings, positions, mask
+        real[row, begin:] = True
+    return embeddings, positions, real

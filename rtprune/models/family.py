@@ -140,6 +140,10 @@ class TransformersOcr(ABC):
     @abstractmethod
     def encode(self, views: Sequence[Views]) -> list[Tensor]: ...
 
+    @property
+    def answer_window(self) -> int | None:
+        return None
+
     @abstractmethod
     def parse(self, answer: str) -> Answer: ...
 
@@ -174,6 +178,7 @@ class TransformersOcr(ABC):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
+        logits_to_keep: int = 1,
     ) -> tuple[Tensor, Any]:
         # the cache is not only for speed: without one, gaps in position_ids are taken for borders between sequences
         output = self.network(
@@ -182,7 +187,7 @@ class TransformersOcr(ABC):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=logits_to_keep,
         )
         return output.logits, output.past_key_values
 

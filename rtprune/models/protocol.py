@@ -142,6 +142,10 @@ class OcrModel(Protocol):
         """Tokens whose repetition is no sign of a loop: the marks of table cells."""
 
     @property
+    def answer_window(self) -> int | None:
+        """How many of an answer's latest tokens, itself included, one of them attends to; ``None``: to all."""
+
+    @property
     def hidden_size(self) -> int:
         """The decoder's width D."""
 
@@ -170,17 +174,20 @@ class OcrModel(Protocol):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
+        logits_to_keep: int = 1,
     ) -> tuple[Tensor, Any]:
         """One step of the decoder, for a prefill as for single tokens.
 
         Args:
             inputs_embeds: [B, n, D].
             position_ids: int64 [A, B, n]; may have gaps.
-            attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); ``None`` where none is.
-            past_key_values: what the step before returned; ``None`` for the first.
+            attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); or [B, 1, n, m], what is added
+                to the scores of attention; ``None`` where nothing is hidden but what follows.
+            past_key_values: what the step before returned, or a cache of the caller's; ``None`` for the first.
+            logits_to_keep: of how many positions, from the last.
 
         Returns:
-            Logits [B, 1, V] of the last position, and the cache for the next step.
+            Logits [B, logits_to_keep, V], and the cache for the next step.
         """
 
     def detokenize(self, ids: Sequence[int]) -> str:

@@ -1,7 +1,4 @@
-"""Unlimited-OCR: DeepSeek-OCR's architecture, but an answer's tokens see only the prompt and the latest of each other.
-
-So the cache stops growing once the window is full, however long the answer.
-"""
+"""Unlimited-OCR: DeepSeek-OCR's architecture, but an answer's tokens see the prompt and the latest of each other."""
 
 from __future__ import annotations
 
@@ -9,10 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from PIL.Image import Image
-from torch import Tensor
-from transformers import DynamicCache, UnlimitedOcrConfig
+from transformers import UnlimitedOcrConfig
 
 from rtprune.errors import ModelError
 from rtprune.models import preparation
@@ -77,32 +72,13 @@ class UnlimitedOcr(DeepSeekOcr):
         self.require("mode", mode, self.modes)
         return preparation.prepare(picture, mode, _MODES)
 
-    @torch.inference_mode()
-    def decoder(
-        self,
-        inputs_embeds: Tensor,
-        position_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-    ) -> tuple[Tensor, Any]:
-        if past_key_values is None:
-            past_key_values = _WindowCache(config=self.network.config.get_text_config())
-        elif attention_mask is not None:
-            # The class looks up the padding of the prompt's tokens as many places further right as tokens have left
-            # the window: it is moved there. What goes at the right end are ones, of the answer.
-            gone = past_key_values.layers[0].get_mask_sizes(inputs_embeds.shape[1])[1]
-            attention_mask = torch.nn.functional.pad(attention_mask, (gone, -gone), value=1)
-        return super().decoder(inputs_embeds, position_ids, attention_mask, past_key_values)
+    @property
+    def answer_window(self) -> int | None:
+        window: int = self.network.config.get_text_config().sliding_window
+        return window
 
     def parse(self, answer: str) -> Answer:
         return parse_marked(answer)
-
-
-class _WindowCache(DynamicCache):  # type: ignore[misc]
-    """The class's own leaves the prompt's part as it is when rows are selected; reordering takes both parts along."""
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.reorder_cache(indices)
 
 
 def parse_marked(answer: str) -> Answer:

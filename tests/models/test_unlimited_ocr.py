@@ -345,33 +345,6 @@ class TestAnswers:
             assert ids_of(together) == ids_of(alone)
             assert [answer.finish_reason for answer in together] == [answer.finish_reason for answer in alone]
 
-    def test_rows_of_the_cache_can_be_selected_before_and_after_the_window_is_full(self, model: UnlimitedOcr) -> None:
-        """Row 1 alone and out of a batch whose rows are dropped and swapped at every step give the same logits."""
-        generator = torch.Generator().manual_seed(0)
-        embeddings = torch.randn(4, 20, model.hidden_size, generator=generator)
-        steps = torch.randn(4, 3 * WINDOW, model.hidden_size, generator=generator)
-        mask = torch.ones(4, 20, dtype=torch.long)
-        mask[1, :7] = 0
-        mask[2, :3] = 0
-        positions = torch.arange(20 + 3 * WINDOW)
-        rows = torch.arange(4)
-        logits, cache = model.decoder(embeddings, positions[None, None, :20].expand(1, 4, -1), mask)
-        alone, own = model.decoder(embeddings[1:2, 7:], positions[None, None, 7:20])
-        torch.testing.assert_close(logits[1:2], alone, rtol=1e-4, atol=1e-5)
-        for step in range(3 * WINDOW):
-            if step in {0, 1, WINDOW - 1, WINDOW, 2 * WINDOW}:
-                # drop a row at first, then only swap
-                chosen = torch.arange(len(rows) - 1, -1, -1)[: max(2, len(rows) - 1)]
-                chosen = chosen if 1 in rows[chosen] else torch.arange(2)
-                rows = rows[chosen]
-                cache.batch_select_indices(chosen)
-            seen = torch.cat([mask[rows], torch.ones(len(rows), step + 1, dtype=torch.long)], dim=1)
-            place = positions[20 + step].expand(1, len(rows), 1)
-            logits, cache = model.decoder(steps[rows, step : step + 1], place, seen, cache)
-            alone, own = model.decoder(steps[1:2, step : step + 1], place[:, :1], None, own)
-            torch.testing.assert_close(logits[rows == 1], alone, rtol=1e-4, atol=1e-5)
-        assert all(layer.keys.shape[-2] == WINDOW - 1 for layer in cache.layers), "the cache stops growing"
-
     def test_the_arguments_of_generate_tell_the_layouts(self, model: UnlimitedOcr, views: list[Views]) -> None:
         tiles = [view.tiles for view in views if view.tiles is not None]
         given = {
