@@ -17,7 +17,8 @@ from rtprune.errors import DocumentError
 DEFAULT_DPI = 144  # as the published runner renders
 DEFAULT_MAX_PIXELS = 50_000_000
 
-Render = Callable[[int], tuple[Image.Image, float]]
+#: Page number -> picture, its scale, the page's own text.
+Render = Callable[[int], tuple[Image.Image, float, str]]
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class PageImage:
         render_ms: time it took to decode or render.
         scale: linear scale of the picture against what was asked for (the dpi, or the picture's own pixels);
             below 1 where the page would have had more pixels than allowed.
+        text_layer: text that the page carries itself, as born-digital and some scanned PDF pages do; else empty.
     """
 
     page: int
     picture: Image.Image = field(repr=False, compare=False)
     render_ms: float
     scale: float = 1.0
+    text_layer: str = field(default="", repr=False, compare=False)
 
     @property
     def width(self) -> int:
@@ -92,12 +95,12 @@ def render_pages(
 def _attempt(render: Render, page: int) -> PageImage | PageFault:
     start = time.perf_counter()
     try:
-        picture, scale = render(page)
+        picture, scale, text = render(page)
     except Exception as error:  # MuPDF raises a family of its own; whatever it is, it is this page's alone
         kind = error.kind if isinstance(error, DocumentError) else _kind(error)
         message = str(error) if isinstance(error, DocumentError) else f"page {page} cannot be rendered: {error}"
         return PageFault(page, kind, message, _milliseconds_since(start))
-    return PageImage(page, picture, _milliseconds_since(start), scale)
+    return PageImage(page, picture, _milliseconds_since(start), scale, text)
 
 
 def _kind(error: Exception) -> str:
@@ -111,10 +114,10 @@ def _milliseconds_since(start: float) -> float:
 @contextmanager
 def _pdf_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
     with open_pdf(document.data, document.password, document.uri) as pdf:
-        yield lambda page: pdf.render(page, dpi, max_pixels)
+        yield lambda page: (*pdf.render(page, dpi, max_pixels), pdf.text_layer(page))
 
 
 @contextmanager
 def _picture_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
     # Opened anew for each page: what a damaged frame leaves behind in Pillow's object must not reach the next.
-    yield lambda page: read_frame(open_picture(document.data), page - 1, max_pixels)
+    yield lambda page: (*read_frame(open_picture(document.data), page - 1, max_pixels), "")

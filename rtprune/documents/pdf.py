@@ -20,6 +20,7 @@ from PIL import Image
 from rtprune.errors import DocumentError
 
 POINTS_PER_INCH = 72.0
+MOST_TEXT = 100_000  # characters of a text layer that are looked at
 
 pymupdf.TOOLS.mupdf_display_errors(False)
 pymupdf.TOOLS.mupdf_display_warnings(False)
@@ -65,6 +66,14 @@ class OpenPdf:
         if "error" in complaints and pixels.is_unicolor:
             raise DocumentError("damaged", f"nothing of page {page} could be drawn: {_one_line(complaints)}")
         return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv), fitted / zoom
+
+    def text_layer(self, page: int) -> str:
+        """Text that page ``page`` (1-based) carries, in its own order; empty where there is none or it is damaged."""
+        index = self.pages[page - 1]
+        try:
+            return "" if index is None else str(self.handle[index].get_text())[:MOST_TEXT]
+        except Exception:  # a hint and no more: whatever MuPDF makes of it must not cost the page
+            return ""
 
 
 def is_pdf(data: bytes) -> bool:

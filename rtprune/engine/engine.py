@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from rtprune.engine.decoding import Decoded, PromptEmbeddings, assemble_prompt, clock_ms, decode
+from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
+from rtprune.engine.reading import Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
-from rtprune.errors import DocumentError, RTPruneError, UsageError
+from rtprune.errors import DocumentError, UsageError
 from rtprune.models.protocol import OcrModel, Views
-from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, PruneFacts, prune
+from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune
 from rtprune.settings import ReadSettings
 
-_log = logging.getLogger(__name__)
+DEFAULT_SLOTS = 16
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+Name = TypeVar("Name", bound=Hashable)
 
 _STATUS: dict[FinishReason, PageStatus] = {"eos": "ok", "length": "truncated", "loop": "loop"}
 
@@ -29,28 +30,16 @@ _STATUS: dict[FinishReason, PageStatus] = {"eos": "ok", "length": "truncated", "
 @dataclass(frozen=True, eq=False)
 class _Prepared:
     views: Views
+    layer: tuple[int, ...]  # token ids of the page's text layer
     prepare_ms: float
 
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
     views: Views
+    layer: tuple[int, ...]
     features: Tensor  # [L, D]
     encode_ms: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    prompt: PromptEmbeddings
-    facts: PruneFacts
-    encode_ms: float
-    prune_ms: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Answered:
-    ready: _Ready
-    decoded: Decoded
 
 
 class Engine:
@@ -60,38 +49,80 @@ class Engine:
         model: a loaded model.
         settings: mode, task, pruning and token limit; the model's defaults where mode and task are absent.
         pruning: how to prune in every detail, instead of what ``settings.prune`` says: for comparing methods.
+        slots: pages decoded together, at most; fewer where memory does not hold so many.
+        guess: whether the decoder is given guesses to check, from text layers and from what was read so far; they
+            change its speed, never its answer.
 
     Raises:
         UsageError: the model does not have that mode or task.
     """
 
-    def __init__(self, model: OcrModel, settings: ReadSettings, pruning: PruneConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: OcrModel,
+        settings: ReadSettings,
+        pruning: PruneConfig | None = None,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        guess: bool = True,
+    ) -> None:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
         self.task = _one_of("task", settings.task or model.default_task, model.tasks, model.name)
+        self._slots = slots
+        self._enough = max(1, slots // 4)  # free slots for which others are made to wait for a prefill
+        self._guess = guess
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
         self._pruning = pruning or PruneConfig(ratio=0.0 if settings.prune == "off" else settings.prune)
 
-    @torch.inference_mode()
-    def read(self, pictures: Sequence[Image]) -> list[PageResult]:
-        """Read pages as one batch; results in the order of the pictures.
-
-        A page that cannot be read is a result with status "failed", never an exception, and the others are read all
-        the same. In float32 a page's text does not depend on the pages beside it.
+    def read(self, pictures: Sequence[Image], text_layers: Sequence[str] = ()) -> list[PageResult]:
+        """Read pages; results in the order of the pictures. See `stream`.
 
         Args:
             pictures: pages of 8 bits a channel, opaque; see ``rtprune.documents`` for what makes such of any file.
+            text_layers: what each page says of itself, where pages do.
+        """
+        layers = text_layers or [""] * len(pictures)
+        pages = zip(range(len(pictures)), pictures, layers, strict=True)
+        found = dict(self.stream(pages))
+        return [found[index] for index in range(len(pictures))]
+
+    def stream(self, pages: Iterable[tuple[Name, Image, str]]) -> Iterator[tuple[Name, PageResult]]:
+        """Read pages as slots become free for them; each result is given as soon as there is one.
+
+        A page that cannot be read is a result with status "failed", never an exception, and the others are read all
+        the same. In float32 a page's text does not depend on the pages beside it, nor on the text layer, from which
+        tokens are only guessed.
+
+        Args:
+            pages: name, picture and text layer (or "") of each; taken when there is a slot.
 
         Raises:
             RTPruneError: the GPU's memory is too small for a page.
             torch.AcceleratorError: the GPU is lost to this process.
         """
-        prepared = [_alone(self._prepare, picture) for picture in pictures]
-        encoded = _together(self._encode, prepared)
-        ready = [_alone(self._prune, page) for page in encoded]
-        answered = _together(self._decode, ready)
-        return [_alone(self._result, page) for page in answered]
+        source = iter(pages)
+        waiting: deque[tuple[Name, ReadyPage]] = deque()
+        reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
+        more = True
+        while more or waiting or reading.live:
+            room = reading.room
+            if waiting and room:
+                outcomes = reading.join([waiting.popleft() for _ in range(min(room, len(waiting)))])
+            elif more and (room >= self._enough or not reading.live):
+                taken = list(islice(source, room))
+                more = len(taken) == room
+                for name, page in self._readied(taken):
+                    if isinstance(page, PageResult):
+                        yield name, page
+                    else:
+                        waiting.append((name, page))
+                continue
+            else:
+                outcomes = reading.step()
+            waiting.extend(outcomes.put_off)
+            yield from ((name, alone(self._result, page)) for name, page in outcomes.ended)
 
     @torch.inference_mode()
     def prune_page(self, picture: Image) -> tuple[Views, Tensor, Pruned]:
@@ -116,34 +147,39 @@ class Engine:
             cues = replace(cues, prompt=self.model.embed(self.model.prompt(self.task).after).float())
         return cues
 
-    def _prepare(self, picture: Image) -> _Prepared:
+    @torch.inference_mode()
+    def _readied(self, pages: Sequence[tuple[Name, Image, str]]) -> list[tuple[Name, ReadyPage | PageResult]]:
+        """Pages up to their prompts; the encoder runs on all of them together."""
+        prepared = [alone(lambda page: self._prepare(*page), (picture, text)) for _, picture, text in pages]
+        encoded = together(self._encode, prepared)
+        return [(name, alone(self._prune, page)) for (name, _, _), page in zip(pages, encoded, strict=True)]
+
+    def _prepare(self, picture: Image, text_layer: str) -> _Prepared:
         start = clock_ms(self.model.device)
         views = self.model.prepare(picture, self.mode)
         if views.layout.free_count == 0:
             raise DocumentError("no-visual-tokens", "the picture gives no visual tokens: there is nothing to read")
-        return _Prepared(views, clock_ms(self.model.device) - start)
+        layer = tuple(self.model.tokenize(text_layer)) if text_layer else ()
+        return _Prepared(views, layer, clock_ms(self.model.device) - start)
 
     def _encode(self, pages: Sequence[_Prepared]) -> list[_Encoded]:
         start = clock_ms(self.model.device)
         features = self.model.encode([page.views for page in pages])
         share = (clock_ms(self.model.device) - start) / len(pages)
         return [
-            _Encoded(page.views, found, page.prepare_ms + share) for page, found in zip(pages, features, strict=True)
+            _Encoded(page.views, page.layer, found, page.prepare_ms + share)
+            for page, found in zip(pages, features, strict=True)
         ]
 
-    def _prune(self, page: _Encoded) -> _Ready:
+    def _prune(self, page: _Encoded) -> ReadyPage:
         start = clock_ms(self.model.device)
         pruned = self._pruned(page.views, page.features)
         prune_ms = clock_ms(self.model.device) - start
         prompt = assemble_prompt(self.model, self.task, page.views.layout, pruned)
-        return _Ready(prompt, pruned.facts, page.encode_ms, prune_ms)
+        return ReadyPage(prompt, page.layer, pruned.facts, page.encode_ms, prune_ms)
 
-    def _decode(self, pages: Sequence[_Ready]) -> list[_Answered]:
-        found = decode(self.model, [page.prompt for page in pages], self._max_output_tokens)
-        return [_Answered(page, decoded) for page, decoded in zip(pages, found, strict=True)]
-
-    def _result(self, page: _Answered) -> PageResult:
-        ready, decoded = page.ready, page.decoded
+    def _result(self, page: tuple[ReadyPage, Decoded]) -> PageResult:
+        ready, decoded = page
         answer = self.model.parse(self.model.detokenize(decoded.ids))
         ended_blank = decoded.finish_reason == "eos" and not answer.text.strip()
         return PageResult(
@@ -154,42 +190,11 @@ class Engine:
             facts=ready.facts,
             prompt_tokens=len(ready.prompt.embeddings),
             output_tokens=len(decoded.ids),
+            decode_steps=decoded.steps,
+            drafted_tokens=decoded.drafted,
+            accepted_tokens=decoded.accepted,
             timings=Timings(ready.encode_ms, ready.prune_ms, decoded.prefill_ms, decoded.decode_ms),
         )
-
-
-def _alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | PageResult:
-    """One page through one step. A page that failed earlier passes by; one that fails now becomes a failed result."""
-    if isinstance(page, PageResult):
-        return page
-    try:
-        return step(page)
-    except torch.AcceleratorError:
-        raise  # the device itself is lost, for every page to come: only a new process can go on
-    except torch.OutOfMemoryError as error:  # views and answers are bounded: what one page needs, others need too
-        raise RTPruneError(
-            f"the GPU's memory is too small to read even one page: {str(error).split('. ')[0]}",
-            "take a smaller --mode, fewer --workers on it, or end what else uses it",
-        ) from error
-    except Exception as error:  # whatever one page brings about must not reach the others
-        kind = error.kind if isinstance(error, DocumentError) else type(error).__name__
-        return PageResult("failed", error_type=kind, error_message=str(error) or kind)
-
-
-def _together(
-    step: Callable[[Sequence[Given]], list[Found]], pages: Sequence[Given | PageResult]
-) -> list[Found | PageResult]:
-    """All pages that are still well through one step at once; where that fails, each alone to find out whose fault."""
-    well = [page for page in pages if not isinstance(page, PageResult)]
-    if len(well) > 1:
-        try:
-            found = iter(step(well))
-            return [page if isinstance(page, PageResult) else next(found) for page in pages]
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:
-            _log.warning("a batch of %d pages failed (%s): they go on one by one", len(well), error)
-    return [_alone(lambda page: step([page])[0], page) for page in pages]
 
 
 def _one_of(what: str, value: str, valid: tuple[str, ...], model: str) -> str:

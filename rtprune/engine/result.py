@@ -20,7 +20,7 @@ class Timings:
         encode_ms: picture to views, views to visual tokens.
         prune_ms: visual tokens to pruned ones; measured per page.
         prefill_ms: prompt into the decoder, up to the first token.
-        decode_ms: all further tokens.
+        decode_ms: all further tokens: the page's shares of the passes it was in.
     """
 
     encode_ms: float = 0.0
@@ -42,6 +42,9 @@ class PageResult:
         facts: what pruning did, counted over the whole visual sequence; ``None`` where it was not reached.
         prompt_tokens: length of what the decoder was given, visual tokens after pruning included.
         output_tokens: tokens that the decoder gave, the end token included.
+        decode_steps: passes of the decoder that they took, the prefill included.
+        drafted_tokens: how many were guessed at, from the page's text layer or from what was read before.
+        accepted_tokens: how many of those guesses were right.
         error_type: short stable name of why the page failed.
         error_message: the same in words.
     """
@@ -53,6 +56,9 @@ class PageResult:
     facts: PruneFacts | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
+    decode_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     timings: Timings = field(default_factory=Timings)
     error_type: str | None = None
     error_message: str | None = None

@@ -191,6 +191,10 @@ class TransformersOcr(ABC):
         )
         return output.logits, output.past_key_values
 
+    def tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def detokenize(self, ids: Sequence[int]) -> str:
         kept = [id for id in ids if id not in self.end_token_ids]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
@@ -202,7 +206,7 @@ class TransformersOcr(ABC):
             raise UsageError(f"model {self.name!r} has no {what} {value!r}", f"it has: {', '.join(valid)}")
 
     def _ids_of(self, text: str) -> Tensor:
-        return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.long)
+        return torch.tensor(self.tokenize(text), dtype=torch.long)
 
     @classmethod
     def _load_network(cls, checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:

@@ -190,6 +190,9 @@ class OcrModel(Protocol):
             Logits [B, logits_to_keep, V], and the cache for the next step.
         """
 
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a page's text, as the model might answer it."""
+
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of an answer's ids, location marks included, end tokens left out."""
 

@@ -1,0 +1,162 @@
+"""Decoding that outlives a bad page and a full GPU: whose fault it was is found out, and the others are read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+
+from rtprune.engine.decoding import Decoded, Decoding, PromptEmbeddings, decode
+from rtprune.engine.result import PageResult
+from rtprune.errors import DocumentError, RTPruneError
+from rtprune.models.protocol import OcrModel
+from rtprune.pruning import PruneFacts
+
+_log = logging.getLogger(__name__)
+
+Name = TypeVar("Name", bound=Hashable)
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyPage:
+    """A page up to its prompt.
+
+    Attributes:
+        prompt: its pruned visual tokens and the task.
+        layer: token ids of its text layer.
+        facts: what pruning did.
+        encode_ms: picture to views to visual tokens.
+        prune_ms: visual tokens to pruned ones.
+    """
+
+    prompt: PromptEmbeddings
+    layer: tuple[int, ...]
+    facts: PruneFacts
+    encode_ms: float
+    prune_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes(Generic[Name]):
+    """What came of a pass: pages that have ended, well or not, and pages that must wait for room."""
+
+    ended: list[tuple[Name, tuple[ReadyPage, Decoded] | PageResult]] = field(default_factory=list)
+    put_off: list[tuple[Name, ReadyPage]] = field(default_factory=list)
+
+
+class Reading(Generic[Name]):
+    """A `Decoding` whose passes never fail for a page's sake.
+
+    Where a pass fails, its pages are decoded one by one, and the one that fails again is a failed page. Where memory is
+    full, half as many pages are decoded together from then on, and those that were begin again later.
+
+    Args:
+        slots: pages decoded together, at most.
+        guess: whether tokens are guessed from text layers and what was read so far.
+    """
+
+    def __init__(self, model: OcrModel, slots: int, max_tokens: int, *, guess: bool = True) -> None:
+        self._model = model
+        self._max_tokens = max_tokens
+        self._guess = guess
+        self._slots = slots
+        self._decoding: Decoding[Name] = Decoding(model, slots, max_tokens)
+        self._pages: dict[Name, ReadyPage] = {}
+
+    @property
+    def room(self) -> int:
+        """How many pages may join."""
+        return self._slots - len(self._pages)
+
+    @property
+    def live(self) -> int:
+        """How many pages are being decoded."""
+        return len(self._pages)
+
+    def join(self, pages: Sequence[tuple[Name, ReadyPage]]) -> Outcomes[Name]:
+        """Take pages in, at most as many as there is room for."""
+        if not pages:
+            return Outcomes()
+        prompts = [(name, page.prompt) for name, page in pages]
+        layers = [page.layer if self._guess else () for _, page in pages]
+        self._pages |= dict(pages)
+        return self._safely(lambda: self._decoding.join(prompts, layers), [name for name, _ in pages])
+
+    def step(self) -> Outcomes[Name]:
+        """One pass over all pages."""
+        return self._safely(lambda: self._decoding.step(guess=self._guess), list(self._pages))
+
+    def _safely(self, act: Callable[[], list[tuple[Name, Decoded]]], concerned: list[Name]) -> Outcomes[Name]:
+        try:
+            return Outcomes([(name, (self._pages.pop(name), decoded)) for name, decoded in act()])
+        except torch.AcceleratorError:
+            raise  # the device itself is lost, for every page to come: only a new process can go on
+        except torch.OutOfMemoryError as error:
+            return self._smaller(error)
+        except Exception as error:  # whatever one page brings about must not reach the others
+            _log.warning("%d pages failed together (%s): they go on one by one", len(concerned), error)
+            suspects = [(name, self._pages.pop(name)) for name in concerned]
+            if not self._pages:
+                self._start_anew()
+            return Outcomes([(name, alone(self._decode_alone, page)) for name, page in suspects])
+
+    def _smaller(self, error: torch.OutOfMemoryError) -> Outcomes[Name]:
+        """Make room by letting all pages go, and take half as many from now on."""
+        if len(self._pages) == 1:
+            raise no_memory(error) from error
+        self._slots = max(1, len(self._pages) // 2)
+        _log.warning("memory is full with %d pages: from now on %d are decoded together", len(self._pages), self._slots)
+        waiting = list(self._pages.items())
+        self._pages.clear()
+        self._start_anew()
+        return Outcomes(put_off=waiting)
+
+    def _start_anew(self) -> None:
+        self._decoding = Decoding(self._model, self._slots, self._max_tokens)
+
+    def _decode_alone(self, page: ReadyPage) -> tuple[ReadyPage, Decoded]:
+        return page, decode(self._model, [page.prompt], self._max_tokens, [page.layer], guess=self._guess)[0]
+
+
+def alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | PageResult:
+    """One page through one step. A page that failed earlier passes by; one that fails now becomes a failed result."""
+    if isinstance(page, PageResult):
+        return page
+    try:
+        return step(page)
+    except torch.AcceleratorError:
+        raise
+    except torch.OutOfMemoryError as error:  # views and answers are bounded: what one page needs, others need too
+        raise no_memory(error) from error
+    except Exception as error:
+        kind = error.kind if isinstance(error, DocumentError) else type(error).__name__
+        return PageResult("failed", error_type=kind, error_message=str(error) or kind)
+
+
+def together(
+    step: Callable[[Sequence[Given]], list[Found]], pages: Sequence[Given | PageResult]
+) -> list[Found | PageResult]:
+    """All pages that are still well through one step at once; where that fails, each alone to find out whose fault."""
+    well = [page for page in pages if not isinstance(page, PageResult)]
+    if len(well) > 1:
+        try:
+            found = iter(step(well))
+            return [page if isinstance(page, PageResult) else next(found) for page in pages]
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            _log.warning("a batch of %d pages failed (%s): they go on one by one", len(well), error)
+    return [alone(lambda page: step([page])[0], page) for page in pages]
+
+
+def no_memory(error: torch.OutOfMemoryError) -> RTPruneError:
+    """What to say where not even one page fits."""
+    return RTPruneError(
+        f"the GPU's memory is too small to read even one page: {str(error).split('. ')[0]}",
+        "take a smaller --mode, fewer --workers on it, or end what else uses it",
+    )
