@@ -56,7 +56,7 @@ class Drafter:
             self._size = min(MOST, 2 * self._size) if agreed == guessed else max(2, agreed)
             if self._failures > 1:
                 self._pause = min(_LONGEST_PAUSE, 2 ** (self._failures - 1))
-        for end in range(max(2 * _KEY, len(answer) - agreed), len(answer)):
+        for end in range(max(2 * _KEY, len(answer) - agreed - 1), len(answer)):
             self._own[tuple(answer[end - 2 * _KEY : end])] = end
         self._place = self._found(answer, agreed + 1)
         self._latest = self._latest if self._place is None else self._place
