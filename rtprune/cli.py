@@ -92,7 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     prune.add_argument("--json", action="store_true", help="print JSON instead of a table")
     prune.set_defaults(command=_bench_prune)
+    _add_bench_engine(kinds)
     return parser
+
+
+def _add_bench_engine(kinds: Any) -> None:
+    engine = kinds.add_parser("engine", help="reading pages, against transformers' own generate")
+    engine.add_argument("--model", default="mini", help="the model that reads (default: mini)")
+    engine.add_argument("--pages", type=int, default=16, help="pages that are read (default: 16)")
+    engine.add_argument("--slots", type=int, default=16, help="pages the engine decodes together (default: 16)")
+    engine.add_argument("--repeats", type=int, default=3, help="runs of each measurement (default: 3)")
+    engine.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    engine.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    engine.set_defaults(command=_bench_engine)
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
@@ -141,7 +153,7 @@ def _page(*, file: str, page: int, overlay: str | None, **given: Any) -> int:
     from rtprune.models import load_model
 
     engine = Engine(load_model(settings.model), settings)
-    (result,) = engine.read([image.picture])
+    (result,) = engine.read([image.picture], [image.text_layer])
     if result.status == "failed":
         raise RTPruneError(f"page {page} of {file} cannot be read: {result.error_message}")
     print(f"{result.text}\n")
@@ -219,6 +231,22 @@ def _bench_prune(*, model: str | None, repeats: int, threads: int, json: bool) -
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = bench_prune(load_model(model) if model else None, repeats=repeats, device=device)
+    print(dumps(found, indent=2) if json else report(found))
+    return 0
+
+
+def _bench_engine(*, model: str, pages: int, slots: int, repeats: int, threads: int, json: bool) -> int:
+    counts = {"pages": pages, "slots": slots, "repeats": repeats, "threads": threads}
+    for name, number in counts.items():
+        if number < 1:
+            raise UsageError(f"--{name} must be at least 1")
+    import torch
+
+    from rtprune.bench.engine import bench_engine, report
+    from rtprune.models import load_model
+
+    torch.set_num_threads(threads)
+    found = bench_engine(load_model(model), pages=pages, slots=slots, repeats=repeats)
     print(dumps(found, indent=2) if json else report(found))
     return 0
 

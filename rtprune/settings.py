@@ -59,7 +59,9 @@ class RunSettings(ReadSettings):
     unit_pages: int = Field(
         default=64, ge=1, le=10_000, description="Pages in a work unit: what is committed in one file."
     )
-    batch_pages: int = Field(default=4, ge=1, le=256, description="Pages the model reads together.")
+    batch_pages: int = Field(
+        default=16, ge=1, le=1024, description="Pages the model reads together; fewer where memory does not hold them."
+    )
     max_attempts: int = Field(
         default=2,
         ge=1,

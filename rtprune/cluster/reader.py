@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from typing import TYPE_CHECKING
 
 from rtprune.cluster.placement import Placement
 from rtprune.cluster.rows import failed_row, read_row
@@ -14,6 +14,9 @@ from rtprune.dataset import Output, PageRow, PageSlice, WorkUnit, commit_unit
 from rtprune.documents import Document, PageFault, PageImage, open_document, read_object, render_pages
 from rtprune.errors import DocumentError, UsageError
 from rtprune.settings import RunSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Reader:
 
         torch.set_num_threads(self._placement.threads)
         device = "cuda" if self._placement.gpus else "cpu"
-        self._engine = Engine(load_model(self._settings.model, device=device), self._settings)
+        model = load_model(self._settings.model, device=device)
+        self._engine = Engine(model, self._settings, slots=self._settings.batch_pages)
 
     def pulse(self) -> Tally:
         """What is done of the unit at hand."""
@@ -98,34 +102,41 @@ class Reader:
         return self._tally
 
     def _read_all(self, unit: WorkUnit, attempt: int) -> list[PageRow]:
-        rows: list[PageRow] = []
-        pages = self._pages(unit)
-        while batch := list(islice(pages, self._settings.batch_pages)):
-            some = self._read(batch, attempt)
-            rows.extend(some)
-            self._tally += Tally.of(some)
-        return rows
+        """Rows of the unit's pages, in its order; pages are rendered as the engine has room for them."""
+        rows: dict[int, PageRow] = {}
+        reading: dict[int, tuple[PageSlice, PageImage]] = {}
 
-    def _read(self, batch: Sequence[tuple[PageSlice, PageImage | PageFault]], attempt: int) -> list[PageRow]:
-        results = iter(self._engine.read([page.picture for _, page in batch if isinstance(page, PageImage)]))
-        return [
-            read_row(piece, page, next(results), self._label, self._mode, attempt)
-            if isinstance(page, PageImage)
-            else failed_row(
-                piece,
-                page.page,
-                page.kind,
-                page.message,
-                model=self._label,
-                mode=self._mode,
-                attempt=attempt,
-                render_ms=page.render_ms,
-            )
-            for piece, page in batch
-        ]
+        def record(index: int, row: PageRow) -> None:
+            rows[index] = row
+            self._tally += Tally.of([row])
+
+        def pictures() -> Iterator[tuple[int, Image, str]]:
+            for index, (piece, page) in enumerate(self._pages(unit)):
+                if isinstance(page, PageFault):
+                    record(index, self._fault_row(piece, page, attempt))
+                else:
+                    reading[index] = piece, page
+                    yield index, page.picture, page.text_layer
+
+        for index, result in self._engine.stream(pictures()):
+            piece, page = reading.pop(index)
+            record(index, read_row(piece, page, result, self._label, self._mode, attempt))
+        return [rows[index] for index in sorted(rows)]
+
+    def _fault_row(self, piece: PageSlice, page: PageFault, attempt: int) -> PageRow:
+        return failed_row(
+            piece,
+            page.page,
+            page.kind,
+            page.message,
+            model=self._label,
+            mode=self._mode,
+            attempt=attempt,
+            render_ms=page.render_ms,
+        )
 
     def _pages(self, unit: WorkUnit) -> Iterator[tuple[PageSlice, PageImage | PageFault]]:
-        """The unit's pages, rendered as they are asked for, so that only a batch of pictures is in memory."""
+        """The unit's pages, rendered as they are asked for, so that few pictures are in memory at a time."""
         for piece in unit.slices:
             numbers = range(piece.first_page, piece.last_page + 1)
             try:

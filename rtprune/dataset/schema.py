@@ -41,7 +41,8 @@ class PageRow:
     """One page as read. What was never reached (a failed page has no tokens) is ``None``.
 
     Token counts cover the whole visual sequence; ``keep_ratio`` is after / before; times are milliseconds;
-    ``page`` counts from 1; ``attempts`` from 1.
+    ``page`` counts from 1; ``attempts`` from 1. ``decode_steps`` are passes of the decoder, fewer than the output's
+    tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed.
     """
 
     doc_id: str
@@ -60,6 +61,9 @@ class PageRow:
     density: float | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    decode_steps: int | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
     render_ms: float | None = None
     encode_ms: float | None = None
     prune_ms: float | None = None
@@ -159,6 +163,7 @@ PAGES = _schema(
     pa.field("density", pa.float64()),
     pa.field("prompt_tokens", pa.int32()),
     pa.field("output_tokens", pa.int32()),
+    *(pa.field(name, pa.int32()) for name in ("decode_steps", "drafted_tokens", "accepted_tokens")),
     pa.field("render_ms", pa.float64()),
     pa.field("encode_ms", pa.float64()),
     pa.field("prune_ms", pa.float64()),

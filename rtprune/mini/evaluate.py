@@ -38,7 +38,6 @@ COMPARED = {
     "CDPruner": PruneConfig(ratio=FIXED, method="cdpruner"),
     "VisionZip": PruneConfig(ratio=FIXED, method="visionzip"),
 }
-BATCH_PAGES = 8
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,7 @@ def evaluate(model: OcrModel, pages: Sequence[Page], ways: Mapping[str, PruneCon
 
 def read(engine: Engine, pages: Sequence[Page]) -> list[PageResult]:
     """What the engine makes of drawn pages."""
-    results: list[PageResult] = []
-    for start in range(0, len(pages), BATCH_PAGES):
-        pictures = [Image.fromarray(page.picture).convert("RGB") for page in pages[start : start + BATCH_PAGES]]
-        results += engine.read(pictures)
-    return results
+    return engine.read([Image.fromarray(page.picture).convert("RGB") for page in pages])
 
 
 def _score(pages: Sequence[Page], results: Sequence[PageResult], seconds: float) -> Score:

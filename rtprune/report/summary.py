@@ -78,7 +78,8 @@ def page_facts(result: PageResult, *, page: int, page_count: int, model: str, mo
         ]
         pruned = f"{100 * facts.ratio:.1f} % of the free tokens"
         lines.append(("pruned", f"{pruned} ({', '.join(measured)})" if measured else pruned))
-    lines.append(("output tokens", f"{result.output_tokens:,}"))
+    guessed = f" in {result.decode_steps:,} steps" if result.accepted_tokens else ""
+    lines.append(("output tokens", f"{result.output_tokens:,}{guessed}"))
     times = result.timings
     stages = {
         "render": render_ms,

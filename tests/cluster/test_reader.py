@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +46,7 @@ def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit
     rows = read_pages(output).to_pylist()
     assert [(row["doc_id"], row["page"]) for row in rows] == list(unit.pages())
     assert tally.pages == 4
+    assert all(row["output_tokens"] == row["decode_steps"] + row["accepted_tokens"] for row in rows)
     assert tally == worker.pulse()
     assert tally.tokens_before == sum(row["visual_tokens_before"] for row in rows) == 4 * 73
     assert tally.tokens_after == sum(row["visual_tokens_after"] for row in rows)
@@ -58,10 +61,15 @@ def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit
 def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
     worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = worker._engine.read
+    stream = worker._engine.stream
     failed = PageResult("failed", error_type="too-thin", error_message="nothing to see")
-    monkeypatch.setattr(worker._engine, "read", lambda pictures: [failed, *read(pictures)[1:]])
-    assert worker.work(unit, 1).failed == 2  # the first of each batch
+
+    def spoiled(pages: Iterable[Any]) -> Iterator[Any]:
+        for name, result in stream(pages):
+            yield name, failed if name in (0, 2) else result
+
+    monkeypatch.setattr(worker._engine, "stream", spoiled)
+    assert worker.work(unit, 1).failed == 2
     row = next(row for row in read_pages(output).to_pylist() if row["status"] == "failed")
     assert (row["error_type"], row["error_message"]) == ("too-thin", "nothing to see")
     assert row["render_ms"] > 0

@@ -44,6 +44,21 @@ def test_a_pdf_page_is_rendered_as_the_published_runner_does(make_pdf):
     assert page.render_ms > 0
 
 
+def test_a_page_brings_the_text_it_carries_itself(make_pdf):
+    first, second = render(make_pdf("one word", "another"))
+    assert (first.text_layer.strip(), second.text_layer.strip()) == ("one word", "another")
+
+
+def test_a_text_layer_that_cannot_be_had_costs_no_page(make_pdf, monkeypatch):
+    def broken(*unused, **options):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr(pymupdf.Page, "get_text", broken)
+    (page,) = render(make_pdf("one"))
+    assert page.text_layer == ""
+    assert page.width > 0
+
+
 def test_pages_come_in_the_order_asked_for(make_pdf):
     data = make_pdf("one", "two", "three")
     assert text_shown(render(data, [3, 1, 3]), render(data)) == [2, 0, 2]
