@@ -8,6 +8,7 @@ from rtprune.bench.engine import report
 from rtprune.cli import main
 
 
+@pytest.mark.slow
 def test_every_way_of_reading_is_measured_and_gives_the_same_text(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--pages", "2", "--repeats", "1", "--slots", "2", "--threads", "1", "--json"]
     assert main(["bench", "engine", *arguments]) == 0
