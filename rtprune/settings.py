@@ -39,6 +39,10 @@ class ReadSettings(BaseSettings):
     max_output_tokens: int = Field(
         default=8192, ge=1, description="A page that has not ended after so many tokens is cut."
     )
+    reread_loops: bool = Field(
+        default=True,
+        description="Whether a page that the model reads in a loop is read again: unpruned, in tiles, then sampled.",
+    )
     dpi: int = Field(
         default=144, ge=36, le=600, description="Resolution at which PDF pages are rendered, dots per inch."
     )

@@ -51,6 +51,7 @@ class PageRow:
     status: PageStatus
     model: str
     mode: str | None = None
+    rung: str | None = None
     text: str | None = None
     regions: tuple[RegionRow, ...] = ()
     finish_reason: str | None = None
@@ -156,6 +157,7 @@ PAGES = _schema(
     pa.field("finish_reason", pa.string()),
     _column("model", pa.string()),
     pa.field("mode", pa.string()),
+    pa.field("rung", pa.string()),
     pa.field("visual_tokens_before", pa.int32()),
     pa.field("visual_tokens_after", pa.int32()),
     pa.field("keep_ratio", pa.float64()),

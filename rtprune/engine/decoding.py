@@ -1,4 +1,4 @@
-"""Greedy decoding of pages that come and go: prompts of unlike length, gaps in their positions, guesses checked."""
+"""Decoding of pages that come and go: prompts of unlike length, gaps in their positions, guesses checked."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ class _Live(Generic[Name]):
     length: int
     next_position: int
     prefill_ms: float
+    sampler: Sampler | None
     ids: list[int] = field(default_factory=list)
     decode_ms: float = 0.0
     steps: int = 1
@@ -105,10 +106,23 @@ def assemble_prompt(model: OcrModel, task: str, layout: TokenLayout, pruned: Pru
     return PromptEmbeddings(torch.cat(embeddings), torch.cat(positions, dim=1).to(model.device), next_position)
 
 
+class Sampler:
+    """Draws a page's tokens at a temperature, the same ones in any company."""
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+        self._chance = torch.Generator().manual_seed(0)
+
+    def draw(self, logits: Tensor) -> int:
+        """A token by its ``logits`` [V]."""
+        weights = (logits.double().cpu() / self._temperature).softmax(dim=-1)
+        return int(torch.multinomial(weights, 1, generator=self._chance))
+
+
 class Decoding(Generic[Name]):
     """Pages decoded together, each until its own end; others take their slots at any step.
 
-    A page's answer is that which it has alone: greedy, at most ``max_tokens`` tokens.
+    A page's answer is that which it has alone, at most ``max_tokens`` tokens: greedy, unless it was to be sampled.
     """
 
     def __init__(self, model: OcrModel, slots: int, max_tokens: int) -> None:
@@ -130,12 +144,16 @@ class Decoding(Generic[Name]):
 
     @torch.inference_mode()
     def join(
-        self, prompts: Sequence[tuple[Name, PromptEmbeddings]], layers: Sequence[Sequence[int]] = ()
+        self,
+        prompts: Sequence[tuple[Name, PromptEmbeddings]],
+        layers: Sequence[Sequence[int]] = (),
+        temperatures: Sequence[float] = (),
     ) -> list[tuple[Name, Decoded]]:
         """Read the prompts of pages, at most ``free``, in one pass; those whose answer ends at once are returned.
 
         Args:
             layers: token ids of each page's text layer, to be guessed from; nothing is guessed where they are absent.
+            temperatures: of each page's sampling; greedy where they are 0 or absent.
         """
         model = self._model
         start = clock_ms(model.device)
@@ -147,7 +165,12 @@ class Decoding(Generic[Name]):
         earlier = torch.arange(longest, device=real.device)
         visible = (earlier <= earlier[:, None]) & real[:, None]
         logits, _ = model.decoder(embeddings, positions, _mask(visible, embeddings.dtype), self._cache)
-        tokens = logits[:, -1].argmax(dim=-1).tolist()
+        greedy = logits[:, -1].argmax(dim=-1).tolist()
+        samplers = [Sampler(heat) if heat else None for heat in temperatures or [0.0] * len(prompts)]
+        tokens = [
+            token if sampler is None else sampler.draw(logits[row, -1])
+            for row, (token, sampler) in enumerate(zip(greedy, samplers, strict=True))
+        ]
         share = (clock_ms(model.device) - start) / len(prompts)
         joined = [
             _Live(
@@ -158,6 +181,7 @@ class Decoding(Generic[Name]):
                 len(prompt.embeddings),
                 prompt.next_position,
                 share,
+                samplers[index],
             )
             for index, (name, prompt) in enumerate(prompts)
         ]
@@ -169,7 +193,8 @@ class Decoding(Generic[Name]):
         """One token more of every page, or several where guesses are right; pages that end with it leave."""
         model, live = self._model, self._live
         start = clock_ms(model.device)
-        guesses = [page.drafter.guess(page.ids) if guess else [] for page in live]
+        # a guess is checked against the one token that is greedy: there is none where tokens are drawn
+        guesses = [page.drafter.guess(page.ids) if guess and page.sampler is None else [] for page in live]
         count = 1 + max(map(len, guesses))
         tokens = torch.tensor(
             [
@@ -186,6 +211,9 @@ class Decoding(Generic[Name]):
         positions = upcoming.expand(self._axes, -1, -1)
         logits, _ = model.decoder(model.embed(tokens), positions, mask, self._cache, count)
         said = logits.argmax(dim=-1).tolist()
+        for row, page in enumerate(live):
+            if page.sampler is not None:
+                said[row] = [page.sampler.draw(logits[row, 0])]
         share = (clock_ms(model.device) - start) / len(live)
         outcomes = []
         for page, guessed, answer in zip(live, guesses, said, strict=True):
@@ -235,12 +263,13 @@ def decode(
     prompts: Sequence[PromptEmbeddings],
     max_tokens: int,
     layers: Sequence[Sequence[int]] = (),
+    temperatures: Sequence[float] = (),
     *,
     guess: bool = True,
 ) -> list[Decoded]:
     """Answers to the prompts, in their order, decoded all together; see `Decoding`."""
     decoding: Decoding[int] = Decoding(model, len(prompts), max_tokens)
-    found = dict(decoding.join(list(enumerate(prompts)), layers))
+    found = dict(decoding.join(list(enumerate(prompts)), layers, temperatures))
     while decoding.names:
         found |= decoding.step(guess=guess)
     return [found[index] for index in range(len(prompts))]

@@ -13,7 +13,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
-from rtprune.engine.reading import Reading, ReadyPage, alone, together
+from rtprune.engine.ladder import Rung, ladder
+from rtprune.engine.reading import Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.errors import DocumentError, UsageError
 from rtprune.models.protocol import OcrModel, Views
@@ -29,6 +30,7 @@ _STATUS: dict[FinishReason, PageStatus] = {"eos": "ok", "length": "truncated", "
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
+    rung: Rung
     views: Views
     layer: tuple[int, ...]  # token ids of the page's text layer
     prepare_ms: float
@@ -36,10 +38,21 @@ class _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
+    rung: Rung
     views: Views
     layer: tuple[int, ...]
     features: Tensor  # [L, D]
     encode_ms: float
+
+
+@dataclass(eq=False)
+class _Held:
+    """A page on its way: which rung of the ladder it is on, and what the first one gave."""
+
+    picture: Image
+    text_layer: str
+    rung: int = 0
+    first: PageResult | None = None
 
 
 class Engine:
@@ -75,6 +88,7 @@ class Engine:
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
         self._pruning = pruning or PruneConfig(ratio=0.0 if settings.prune == "off" else settings.prune)
+        self._ladder = ladder(model, self.mode, self._pruning)[: None if settings.reread_loops else 1]
 
     def read(self, pictures: Sequence[Image], text_layers: Sequence[str] = ()) -> list[PageResult]:
         """Read pages; results in the order of the pictures. See `stream`.
@@ -91,7 +105,8 @@ class Engine:
     def stream(self, pages: Iterable[tuple[Name, Image, str]]) -> Iterator[tuple[Name, PageResult]]:
         """Read pages as slots become free for them; each result is given as soon as there is one.
 
-        A page that cannot be read is a result with status "failed", never an exception, and the others are read all
+        A page that ends in a loop is read again, see ``rtprune.engine.ladder``, unless the settings say otherwise. One
+        that cannot be read is a result with status "failed", never an exception, and the others are read all
         the same. In float32 a page's text does not depend on the pages beside it, nor on the text layer, from which
         tokens are only guessed.
 
@@ -103,26 +118,47 @@ class Engine:
             torch.AcceleratorError: the GPU is lost to this process.
         """
         source = iter(pages)
+        held: dict[Name, _Held] = {}
+        again: deque[Name] = deque()
         waiting: deque[tuple[Name, ReadyPage]] = deque()
         reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
         more = True
-        while more or waiting or reading.live:
+        while more or again or waiting or reading.live:
             room = reading.room
             if waiting and room:
                 outcomes = reading.join([waiting.popleft() for _ in range(min(room, len(waiting)))])
-            elif more and (room >= self._enough or not reading.live):
-                taken = list(islice(source, room))
-                more = len(taken) == room
-                for name, page in self._readied(taken):
+            elif (more or again) and (room >= self._enough or not reading.live):
+                names = [again.popleft() for _ in range(min(room, len(again)))]
+                for name, picture, text in islice(source, room - len(names)):
+                    held[name] = _Held(picture, text)
+                    names.append(name)
+                more = more and len(names) == room
+                outcomes = Outcomes()
+                for name, page in zip(names, self._readied([held[name] for name in names]), strict=True):
                     if isinstance(page, PageResult):
-                        yield name, page
+                        outcomes.ended.append((name, page))
                     else:
                         waiting.append((name, page))
-                continue
             else:
                 outcomes = reading.step()
             waiting.extend(outcomes.put_off)
-            yield from ((name, alone(self._result, page)) for name, page in outcomes.ended)
+            for name, ended in outcomes.ended:
+                result = self._climbed(held[name], alone(self._result, ended))
+                if result is None:
+                    again.append(name)
+                else:
+                    del held[name]
+                    yield name, result
+
+    def _climbed(self, page: _Held, result: PageResult) -> PageResult | None:
+        """What to give for a page that was read once more; ``None`` to read it on the next rung."""
+        page.first = page.first or result
+        if result.status in ("ok", "empty"):
+            return result
+        if result.status == "loop" and page.rung + 1 < len(self._ladder):
+            page.rung += 1
+            return None
+        return page.first  # no rung helped: what was asked for is what is given
 
     @torch.inference_mode()
     def prune_page(self, picture: Image) -> tuple[Views, Tensor, Pruned]:
@@ -133,50 +169,50 @@ class Engine:
         """
         views = self.model.prepare(picture, self.mode)
         (features,) = self.model.encode([views])
-        return views, features, self._pruned(views, features)
+        return views, features, self._pruned(views, features, self._pruning)
 
-    def _pruned(self, views: Views, features: Tensor) -> Pruned:
-        view = views.global_view.to(self.model.device) if self._pruning.ratio == "dynamic" else None
-        return prune(features, views.layout, view, self._pruning, self._cues(views))
+    def _pruned(self, views: Views, features: Tensor, pruning: PruneConfig) -> Pruned:
+        view = views.global_view.to(self.model.device) if pruning.ratio == "dynamic" else None
+        return prune(features, views.layout, view, pruning, self._cues(views, pruning))
 
-    def _cues(self, views: Views) -> Cues:
+    def _cues(self, views: Views, pruning: PruneConfig) -> Cues:
         """What the method needs beside the features, and no more: to learn it costs time."""
-        needs = METHODS[self._pruning.method].needs
+        needs = METHODS[pruning.method].needs
         cues = self.model.attention_cues(views) if "attention" in needs else Cues()
         if "prompt" in needs:
             cues = replace(cues, prompt=self.model.embed(self.model.prompt(self.task).after).float())
         return cues
 
     @torch.inference_mode()
-    def _readied(self, pages: Sequence[tuple[Name, Image, str]]) -> list[tuple[Name, ReadyPage | PageResult]]:
+    def _readied(self, pages: Sequence[_Held]) -> list[ReadyPage | PageResult]:
         """Pages up to their prompts; the encoder runs on all of them together."""
-        prepared = [alone(lambda page: self._prepare(*page), (picture, text)) for _, picture, text in pages]
-        encoded = together(self._encode, prepared)
-        return [(name, alone(self._prune, page)) for (name, _, _), page in zip(pages, encoded, strict=True)]
+        encoded = together(self._encode, [alone(self._prepare, page) for page in pages])
+        return [alone(self._prune, page) for page in encoded]
 
-    def _prepare(self, picture: Image, text_layer: str) -> _Prepared:
+    def _prepare(self, page: _Held) -> _Prepared:
         start = clock_ms(self.model.device)
-        views = self.model.prepare(picture, self.mode)
+        rung = self._ladder[page.rung]
+        views = self.model.prepare(page.picture, rung.mode)
         if views.layout.free_count == 0:
             raise DocumentError("no-visual-tokens", "the picture gives no visual tokens: there is nothing to read")
-        layer = tuple(self.model.tokenize(text_layer)) if text_layer else ()
-        return _Prepared(views, layer, clock_ms(self.model.device) - start)
+        layer = tuple(self.model.tokenize(page.text_layer)) if page.text_layer else ()
+        return _Prepared(rung, views, layer, clock_ms(self.model.device) - start)
 
     def _encode(self, pages: Sequence[_Prepared]) -> list[_Encoded]:
         start = clock_ms(self.model.device)
         features = self.model.encode([page.views for page in pages])
         share = (clock_ms(self.model.device) - start) / len(pages)
         return [
-            _Encoded(page.views, page.layer, found, page.prepare_ms + share)
+            _Encoded(page.rung, page.views, page.layer, found, page.prepare_ms + share)
             for page, found in zip(pages, features, strict=True)
         ]
 
     def _prune(self, page: _Encoded) -> ReadyPage:
         start = clock_ms(self.model.device)
-        pruned = self._pruned(page.views, page.features)
+        pruned = self._pruned(page.views, page.features, page.rung.pruning)
         prune_ms = clock_ms(self.model.device) - start
         prompt = assemble_prompt(self.model, self.task, page.views.layout, pruned)
-        return ReadyPage(prompt, page.layer, pruned.facts, page.encode_ms, prune_ms)
+        return ReadyPage(prompt, page.layer, pruned.facts, page.rung, page.encode_ms, prune_ms)
 
     def _result(self, page: tuple[ReadyPage, Decoded]) -> PageResult:
         ready, decoded = page
@@ -194,6 +230,8 @@ class Engine:
             drafted_tokens=decoded.drafted,
             accepted_tokens=decoded.accepted,
             timings=Timings(ready.encode_ms, ready.prune_ms, decoded.prefill_ms, decoded.decode_ms),
+            mode=ready.rung.mode,
+            rung=ready.rung.name,
         )
 
 

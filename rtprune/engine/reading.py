@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 
 from rtprune.engine.decoding import Decoded, Decoding, PromptEmbeddings, decode
+from rtprune.engine.ladder import Rung
 from rtprune.engine.result import PageResult
 from rtprune.errors import DocumentError, RTPruneError
 from rtprune.models.protocol import OcrModel
@@ -30,6 +31,7 @@ class ReadyPage:
         prompt: its pruned visual tokens and the task.
         layer: token ids of its text layer.
         facts: what pruning did.
+        rung: the way in which it is read.
         encode_ms: picture to views to visual tokens.
         prune_ms: visual tokens to pruned ones.
     """
@@ -37,6 +39,7 @@ class ReadyPage:
     prompt: PromptEmbeddings
     layer: tuple[int, ...]
     facts: PruneFacts
+    rung: Rung
     encode_ms: float
     prune_ms: float
 
@@ -84,8 +87,9 @@ class Reading(Generic[Name]):
             return Outcomes()
         prompts = [(name, page.prompt) for name, page in pages]
         layers = [page.layer if self._guess else () for _, page in pages]
+        temperatures = [page.rung.temperature for _, page in pages]
         self._pages |= dict(pages)
-        return self._safely(lambda: self._decoding.join(prompts, layers), [name for name, _ in pages])
+        return self._safely(lambda: self._decoding.join(prompts, layers, temperatures), [name for name, _ in pages])
 
     def step(self) -> Outcomes[Name]:
         """One pass over all pages."""
@@ -120,7 +124,8 @@ class Reading(Generic[Name]):
         self._decoding = Decoding(self._model, self._slots, self._max_tokens)
 
     def _decode_alone(self, page: ReadyPage) -> tuple[ReadyPage, Decoded]:
-        return page, decode(self._model, [page.prompt], self._max_tokens, [page.layer], guess=self._guess)[0]
+        heat = [page.rung.temperature]
+        return page, decode(self._model, [page.prompt], self._max_tokens, [page.layer], heat, guess=self._guess)[0]
 
 
 def alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | PageResult:

@@ -10,6 +10,7 @@ from rtprune.pruning import PruneFacts
 
 PageStatus = Literal["ok", "empty", "truncated", "loop", "failed"]
 FinishReason = Literal["eos", "length", "loop"]
+RungName = Literal["asked", "unpruned", "tiled", "sampled"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class PageResult:
         decode_steps: passes of the decoder that they took, the prefill included.
         drafted_tokens: how many were guessed at, from the page's text layer or from what was read before.
         accepted_tokens: how many of those guesses were right.
+        mode: view size that gave the answer.
+        rung: which way of reading gave it: "asked" (as the settings say), or, where that ended in a loop, "unpruned",
+            "tiled" or "sampled".
         error_type: short stable name of why the page failed.
         error_message: the same in words.
     """
@@ -60,5 +64,7 @@ class PageResult:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     timings: Timings = field(default_factory=Timings)
+    mode: str | None = None
+    rung: RungName = "asked"
     error_type: str | None = None
     error_message: str | None = None

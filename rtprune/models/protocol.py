@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rtprune.pruning import Cues, TokenLayout
 
+#: Name of the mode that cuts pages into tiles, of the models that have one.
+TILED_MODE = "gundam"
+
 
 @dataclass(frozen=True, eq=False)
 class Views:
