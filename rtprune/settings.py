@@ -66,6 +66,14 @@ class RunSettings(ReadSettings):
     batch_pages: int = Field(
         default=16, ge=1, le=1024, description="Pages the model reads together; fewer where memory does not hold them."
     )
+    audit_fraction: Ratio = Field(
+        default=0.01,
+        description="Share of pages that are read unpruned as well, to tell how much text pruning changes.",
+    )
+    audit_floor: Ratio | None = Field(
+        default=None,
+        description="A worker whose audited pages keep less than this share of their text stops pruning for the run.",
+    )
     max_attempts: int = Field(
         default=2,
         ge=1,

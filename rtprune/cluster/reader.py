@@ -47,6 +47,11 @@ class Tally:
         )
 
 
+def chosen(name: str, fraction: float) -> bool:
+    """Whether ``name`` is among the ``fraction`` of all that are chosen: always the same ones, in any run."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < fraction * 2**64
+
+
 class Reader:
     """Ray actor (see ``rtprune.cluster.pool``) with a resident model; its units are work units.
 
@@ -77,7 +82,8 @@ class Reader:
         torch.set_num_threads(self._placement.threads)
         device = "cuda" if self._placement.gpus else "cpu"
         model = load_model(self._settings.model, device=device)
-        self._engine = Engine(model, self._settings, slots=self._settings.batch_pages)
+        settings = self._settings
+        self._engine = Engine(model, settings, slots=settings.batch_pages, audit_floor=settings.audit_floor)
 
     def pulse(self) -> Tally:
         """What is done of the unit at hand."""
@@ -118,7 +124,11 @@ class Reader:
                     reading[index] = piece, page
                     yield index, page.picture, page.text_layer
 
-        for index, result in self._engine.stream(pictures()):
+        def audited(index: int) -> bool:
+            piece, page = reading[index]
+            return chosen(f"{piece.doc_id}:{page.page}", self._settings.audit_fraction)
+
+        for index, result in self._engine.stream(pictures(), audited):
             piece, page = reading.pop(index)
             record(index, read_row(piece, page, result, self._label, self._mode, attempt))
         return [rows[index] for index in sorted(rows)]

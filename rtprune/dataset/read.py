@@ -29,7 +29,10 @@ STAGES = ("render", "encode", "prune", "prefill", "decode")
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a dataset holds. Counts are pages or documents; tokens are sums over pages; times are milliseconds."""
+    """What a dataset holds. Counts are pages or documents; tokens are sums over pages; times are milliseconds.
+
+    ``audit_distance`` is the mean over the ``audited_pages``.
+    """
 
     pages: Mapping[str, int]
     documents: Mapping[str, int]
@@ -41,6 +44,8 @@ class Statistics:
     prompt_tokens: int
     output_tokens: int
     stage_ms: Mapping[str, float]
+    audited_pages: int = 0
+    audit_distance: float | None = None
 
     @property
     def page_count(self) -> int:
@@ -77,8 +82,10 @@ def statistics(output: Output) -> Statistics:
     times = tuple(f"{stage}_ms" for stage in STAGES)
     pages: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    sums = dict.fromkeys((*tokens, *times), 0)
-    for batch in _batches(output, ("status", "error_type", *tokens, *times)):
+    sums = dict.fromkeys((*tokens, *times, "audit_distance"), 0)
+    audited = 0
+    for batch in _batches(output, ("status", "error_type", *sums)):
+        audited += pc.count(batch.column("audit_distance")).as_py()
         pages.update(batch.column("status").to_pylist())
         failures.update(_reasons(batch))
         for name in sums:
@@ -93,6 +100,8 @@ def statistics(output: Output) -> Statistics:
         planned_pages=pc.sum(planned.column("pages")).as_py() or 0,
         **{name: int(sums[name]) for name in tokens},
         stage_ms={stage: float(sums[f"{stage}_ms"]) for stage in STAGES},
+        audited_pages=audited,
+        audit_distance=sums["audit_distance"] / audited if audited else None,
     )
 
 

@@ -42,7 +42,9 @@ class PageRow:
 
     Token counts cover the whole visual sequence; ``keep_ratio`` is after / before; times are milliseconds;
     ``page`` counts from 1; ``attempts`` from 1. ``decode_steps`` are passes of the decoder, fewer than the output's
-    tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed.
+    tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed. ``rung`` is the way of reading that
+    gave the text. ``audit_distance`` is the normalised edit distance of the text to that of the same page unpruned,
+    where it was read both ways.
     """
 
     doc_id: str
@@ -65,6 +67,8 @@ class PageRow:
     decode_steps: int | None = None
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
+    audit_distance: float | None = None
+    audit_output_tokens: int | None = None
     render_ms: float | None = None
     encode_ms: float | None = None
     prune_ms: float | None = None
@@ -166,6 +170,8 @@ PAGES = _schema(
     pa.field("prompt_tokens", pa.int32()),
     pa.field("output_tokens", pa.int32()),
     *(pa.field(name, pa.int32()) for name in ("decode_steps", "drafted_tokens", "accepted_tokens")),
+    pa.field("audit_distance", pa.float64()),
+    pa.field("audit_output_tokens", pa.int32()),
     pa.field("render_ms", pa.float64()),
     pa.field("encode_ms", pa.float64()),
     pa.field("prune_ms", pa.float64()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
+from rtprune.engine.fidelity import Audit, FidelityFloor, normalised_distance
 from rtprune.engine.ladder import Rung, ladder
 from rtprune.engine.reading import Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
@@ -47,12 +48,14 @@ class _Encoded:
 
 @dataclass(eq=False)
 class _Held:
-    """A page on its way: which rung of the ladder it is on, and what the first one gave."""
+    """A page on its way: the rung of the ladder it is on, those above, and what the first one gave."""
 
     picture: Image
     text_layer: str
-    rung: int = 0
+    rung: Rung
+    higher: tuple[Rung, ...]
     first: PageResult | None = None
+    audited: PageResult | None = None  # what is given in the end, while the page is read unpruned beside it
 
 
 class Engine:
@@ -65,6 +68,7 @@ class Engine:
         slots: pages decoded together, at most; fewer where memory does not hold so many.
         guess: whether the decoder is given guesses to check, from text layers and from what was read so far; they
             change its speed, never its answer.
+        audit_floor: least share of unpruned text that audited pages must keep on the mean; below it pruning ends.
 
     Raises:
         UsageError: the model does not have that mode or task.
@@ -78,6 +82,7 @@ class Engine:
         *,
         slots: int = DEFAULT_SLOTS,
         guess: bool = True,
+        audit_floor: float | None = None,
     ) -> None:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
@@ -88,7 +93,8 @@ class Engine:
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
         self._pruning = pruning or PruneConfig(ratio=0.0 if settings.prune == "off" else settings.prune)
-        self._ladder = ladder(model, self.mode, self._pruning)[: None if settings.reread_loops else 1]
+        self._reread_loops = settings.reread_loops
+        self._floor = FidelityFloor(audit_floor)
 
     def read(self, pictures: Sequence[Image], text_layers: Sequence[str] = ()) -> list[PageResult]:
         """Read pages; results in the order of the pictures. See `stream`.
@@ -102,7 +108,9 @@ class Engine:
         found = dict(self.stream(pages))
         return [found[index] for index in range(len(pictures))]
 
-    def stream(self, pages: Iterable[tuple[Name, Image, str]]) -> Iterator[tuple[Name, PageResult]]:
+    def stream(
+        self, pages: Iterable[tuple[Name, Image, str]], audited: Callable[[Name], bool] = lambda name: False
+    ) -> Iterator[tuple[Name, PageResult]]:
         """Read pages as slots become free for them; each result is given as soon as there is one.
 
         A page that ends in a loop is read again, see ``rtprune.engine.ladder``, unless the settings say otherwise. One
@@ -112,6 +120,7 @@ class Engine:
 
         Args:
             pages: name, picture and text layer (or "") of each; taken when there is a slot.
+            audited: which pages are also read unpruned, to tell how much of their text pruning has changed.
 
         Raises:
             RTPruneError: the GPU's memory is too small for a page.
@@ -130,7 +139,8 @@ class Engine:
             elif (more or again) and (room >= self._enough or not reading.live):
                 names = [again.popleft() for _ in range(min(room, len(again)))]
                 for name, picture, text in islice(source, room - len(names)):
-                    held[name] = _Held(picture, text)
+                    rung, *higher = ladder(self.model, self.mode, self._pruning)
+                    held[name] = _Held(picture, text, rung, tuple(higher) if self._reread_loops else ())
                     names.append(name)
                 more = more and len(names) == room
                 outcomes = Outcomes()
@@ -143,22 +153,38 @@ class Engine:
                 outcomes = reading.step()
             waiting.extend(outcomes.put_off)
             for name, ended in outcomes.ended:
-                result = self._climbed(held[name], alone(self._result, ended))
+                result = self._settled(held[name], alone(self._result, ended), audited(name))
                 if result is None:
                     again.append(name)
                 else:
                     del held[name]
                     yield name, result
 
-    def _climbed(self, page: _Held, result: PageResult) -> PageResult | None:
-        """What to give for a page that was read once more; ``None`` to read it on the next rung."""
+    def _settled(self, page: _Held, result: PageResult, audited: bool) -> PageResult | None:
+        """What to give for a page that has been read; ``None`` to read it once more, on ``page.rung``."""
+        if page.audited is not None:
+            return self._compared(page.audited, result)
         page.first = page.first or result
-        if result.status in ("ok", "empty"):
-            return result
-        if result.status == "loop" and page.rung + 1 < len(self._ladder):
-            page.rung += 1
+        if result.status == "loop" and page.higher:
+            page.rung, *higher = page.higher
+            page.higher = tuple(higher)
             return None
-        return page.first  # no rung helped: what was asked for is what is given
+        # where no rung helped, what was asked for is what is given
+        final = result if result.status in ("ok", "empty") else page.first
+        if audited and final.rung == "asked" and final.facts and final.facts.free_after < final.facts.free_before:
+            page.audited = final
+            page.rung = Rung("unpruned", self.mode, replace(self._pruning, ratio=0.0))
+            return None
+        return final
+
+    def _compared(self, pruned: PageResult, whole: PageResult) -> PageResult:
+        """The pruned result with what the unpruned one tells of it; that alone where this could not be read."""
+        if whole.status == "failed":
+            return pruned
+        audit = Audit(normalised_distance(pruned.text, whole.text), whole.output_tokens)
+        if self._floor.broken_by(audit):
+            self._pruning = replace(self._pruning, ratio=0.0)
+        return replace(pruned, audit=audit)
 
     @torch.inference_mode()
     def prune_page(self, picture: Image) -> tuple[Views, Tensor, Pruned]:
@@ -191,7 +217,7 @@ class Engine:
 
     def _prepare(self, page: _Held) -> _Prepared:
         start = clock_ms(self.model.device)
-        rung = self._ladder[page.rung]
+        rung = page.rung
         views = self.model.prepare(page.picture, rung.mode)
         if views.layout.free_count == 0:
             raise DocumentError("no-visual-tokens", "the picture gives no visual tokens: there is nothing to read")

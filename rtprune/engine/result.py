@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rtprune.engine.fidelity import Audit
 from rtprune.models.protocol import Region
 from rtprune.pruning import PruneFacts
 
@@ -49,6 +50,7 @@ class PageResult:
         mode: view size that gave the answer.
         rung: which way of reading gave it: "asked" (as the settings say), or, where that ended in a loop, "unpruned",
             "tiled" or "sampled".
+        audit: this answer against the unpruned one, of a page that was read both ways.
         error_type: short stable name of why the page failed.
         error_message: the same in words.
     """
@@ -66,5 +68,6 @@ class PageResult:
     timings: Timings = field(default_factory=Timings)
     mode: str | None = None
     rung: RungName = "asked"
+    audit: Audit | None = None
     error_type: str | None = None
     error_message: str | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from rtprune.engine import Engine, PageResult
+from rtprune.engine.fidelity import edit_distance
 from rtprune.mini.generator import Page, draw_page
 from rtprune.models import load_model
 from rtprune.models.protocol import OcrModel
@@ -57,18 +58,6 @@ class Score:
     tokens_before: float
     tokens_after: float
     pages_per_minute: float
-
-
-def edit_distance(left: str, right: str) -> int:
-    """Levenshtein distance: insertions, deletions and replacements that turn ``left`` into ``right``."""
-    before = np.arange(len(right) + 1)
-    codes = np.array([ord(character) for character in right])
-    for row, character in enumerate(left, start=1):
-        after = np.minimum(before[1:] + 1, before[:-1] + (codes != ord(character)))
-        after = np.concatenate([[row], after])
-        # an insertion may follow an insertion: the running minimum of (value - column), put back
-        before = np.minimum.accumulate(after - np.arange(len(after))) + np.arange(len(after))
-    return int(before[-1])
 
 
 def evaluate(model: OcrModel, pages: Sequence[Page], ways: Mapping[str, PruneConfig]) -> dict[str, Score]:

@@ -56,6 +56,9 @@ def dataset_statistics(uri: str, facts: Statistics) -> str:
         lines.append(("failed pages", _reasons(facts.page_failures)))
     if facts.visual_tokens_before:
         lines.append(("visual tokens", _tokens(facts.visual_tokens_before, facts.visual_tokens_after)))
+    if facts.audit_distance is not None:
+        kept = f"{100 * (1 - facts.audit_distance):.1f} % of the unpruned text"
+        lines.append(("pruned text keeps", f"{kept}, on the mean of {count(facts.audited_pages, 'audited page')}"))
     if facts.page_count:
         lines.append(("output tokens", f"{facts.output_tokens:,}"))
     total = sum(facts.stage_ms.values())

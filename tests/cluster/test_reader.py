@@ -12,11 +12,12 @@ import torch
 from rtprune.cluster import reader
 from rtprune.cluster.inspector import Inspector
 from rtprune.cluster.placement import Placement
-from rtprune.cluster.reader import Reader, Tally
-from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages
+from rtprune.cluster.reader import Reader, Tally, chosen
+from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages, statistics
 from rtprune.documents import list_objects
 from rtprune.engine import PageResult
 from rtprune.errors import ModelError, StoreError, UsageError
+from rtprune.report.summary import dataset_statistics
 from tests.corpus import quick_settings, write_corpus, write_pdf
 
 
@@ -64,8 +65,8 @@ def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
     stream = worker._engine.stream
     failed = PageResult("failed", error_type="too-thin", error_message="nothing to see")
 
-    def spoiled(pages: Iterable[Any]) -> Iterator[Any]:
-        for name, result in stream(pages):
+    def spoiled(pages: Iterable[Any], audited: Any) -> Iterator[Any]:
+        for name, result in stream(pages, audited):
             yield name, failed if name in (0, 2) else result
 
     monkeypatch.setattr(worker._engine, "stream", spoiled)
@@ -119,6 +120,32 @@ def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(output: Output, tmp
     settings = quick_settings(tmp_path / "nothing")
     with pytest.raises(ModelError):
         Reader(output, "r1", settings, "nothing", Placement(1, 1.0)).ready()
+
+
+def test_audited_pages_tell_what_pruning_changed(output: Output, unit: WorkUnit, random_checkpoint: Path) -> None:
+    settings = quick_settings(random_checkpoint, audit_fraction=1.0)
+    auditing = Reader(output, "r1", settings, "random", Placement(1, 1.0))
+    auditing.ready()
+    auditing.work(unit, 1)
+    rows = read_pages(output).to_pylist()
+    assert all(0 <= row["audit_distance"] <= 1 for row in rows)
+    assert all(row["audit_output_tokens"] > 0 for row in rows)
+    assert all(row["visual_tokens_after"] < row["visual_tokens_before"] for row in rows), "the row is the pruned page"
+    told = statistics(output)
+    assert told.audited_pages == 4
+    assert told.audit_distance == pytest.approx(sum(row["audit_distance"] for row in rows) / 4)
+    kept = f"{100 * (1 - told.audit_distance):.1f} % of the unpruned text"
+    assert f"pruned text keeps {kept}, on the mean of 4 audited pages" in dataset_statistics(output.uri, told)
+
+
+def test_the_pages_that_are_audited_are_always_the_same_ones() -> None:
+    names = [f"{index:064x}:1" for index in range(4000)]
+    picked = {name for name in names if chosen(name, 0.1)}
+    assert picked == {name for name in reversed(names) if chosen(name, 0.1)}
+    assert 320 < len(picked) < 480
+    assert picked < {name for name in names if chosen(name, 0.3)}, "a larger share has the smaller one's pages"
+    assert not any(chosen(name, 0.0) for name in names)
+    assert all(chosen(name, 1.0) for name in names)
 
 
 def test_tallies_add_up() -> None:
