@@ -32,33 +32,20 @@ class SlotCache:
         self._real: Tensor | None = None
         self._view = (0, 0)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Memory of one token of one page, over all layers."""
-        return sum(part[0, 0].nbytes for part in [*self._keys, *self._values])
-
     def prefill(self, rows: Sequence[int], real: Tensor) -> None:
         """The next pass reads whole prompts into the slots ``rows``; ``real`` [B, n] is false where one is padded."""
-        lengths = real.sum(dim=1)
-        self._reserve(int(lengths.max()))
+        self._reserve(real.shape[1])
         starts = torch.tensor(rows, device=real.device) * self.capacity
         self._where = (starts[:, None] + real.cumsum(dim=1) - 1)[real]
         self._real = real
 
-    def append(self, lengths: Tensor, count: int) -> int:
-        """The next pass adds ``count`` tokens to each of the first slots, which hold ``lengths`` [n] tokens so far.
-
-        Returns:
-            How many tokens of each slot the pass will see: the longest slot's, with those that are added.
-        """
-        reach = int(lengths.max()) + count
+    def append(self, places: Tensor, reach: int) -> None:
+        """The next pass adds tokens at the ``places`` [n, count] of the first slots, and sees ``reach`` of each."""
         self._reserve(reach)
-        device = lengths.device
-        starts = torch.arange(len(lengths), device=device) * self.capacity + lengths
-        self._where = (starts[:, None] + torch.arange(count, device=device)).flatten()
+        starts = torch.arange(len(places), device=places.device) * self.capacity
+        self._where = (starts[:, None] + places).flatten()
         self._real = None
-        self._view = (len(lengths), reach)
-        return reach
+        self._view = (len(places), reach)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Give the ``length`` tokens of one slot to another."""

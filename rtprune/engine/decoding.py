@@ -203,11 +203,12 @@ class Decoding(Generic[Name]):
             ],
             device=model.device,
         )
-        lengths = torch.tensor([page.length for page in live], device=model.device)
-        reach = self._cache.append(lengths, count)
         ahead = torch.arange(count, device=model.device)
+        places = torch.tensor([page.length for page in live], device=model.device)[:, None] + ahead
+        reach = max(page.length for page in live) + count
+        self._cache.append(places, reach)
         upcoming = torch.tensor([page.next_position for page in live], device=model.device)[:, None] + ahead
-        mask = _mask(self._visible(lengths[:, None] + ahead, reach), model.dtype)
+        mask = _mask(self._visible(places, reach), model.dtype)
         positions = upcoming.expand(self._axes, -1, -1)
         logits, _ = model.decoder(model.embed(tokens), positions, mask, self._cache, count)
         said = logits.argmax(dim=-1).tolist()

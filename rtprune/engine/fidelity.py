@@ -26,7 +26,7 @@ class Audit:
 
 
 class FidelityFloor:
-    """Watches audits, and says once when pruning has cost more than it may.
+    """Watches audits, and says, once, when pruning has cost more than it may.
 
     Args:
         floor: least mean of 1 - distance; ``None`` for none.
@@ -35,13 +35,15 @@ class FidelityFloor:
     def __init__(self, floor: float | None) -> None:
         self._floor = floor
         self._kept: list[float] = []
+        self._broken = False
 
     def broken_by(self, audit: Audit) -> bool:
-        """Take the next audit; whether the mean of all, ten at least, is below the floor now."""
+        """Take the next audit; whether the mean of all, ten at least, fell below the floor with it."""
         self._kept.append(1.0 - audit.distance)
         mean = float(np.mean(self._kept))
-        if self._floor is None or len(self._kept) < LEAST_AUDITS or mean >= self._floor:
+        if self._broken or self._floor is None or len(self._kept) < LEAST_AUDITS or mean >= self._floor:
             return False
+        self._broken = True
         _log.warning(
             "PRUNING IS OFF from here on: %d audited pages keep %.1f %% of their unpruned text, the floor is %.1f %%",
             len(self._kept),

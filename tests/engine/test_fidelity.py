@@ -89,3 +89,8 @@ def test_a_floor_that_holds_changes_nothing() -> None:
     floor = FidelityFloor(0.9)
     assert not any(floor.broken_by(Audit(0.05, 10)) for _ in range(50))
     assert not any(FidelityFloor(None).broken_by(Audit(1.0, 10)) for _ in range(50))
+
+
+def test_a_floor_breaks_once() -> None:
+    floor = FidelityFloor(0.9)
+    assert [floor.broken_by(Audit(0.2, 10)) for _ in range(12)] == [False] * 9 + [True] + [False] * 2
