@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from rtprune.engine.budget import affordable_slots
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
 from rtprune.engine.fidelity import Audit, FidelityFloor, normalised_distance
 from rtprune.engine.ladder import Rung, ladder
@@ -87,8 +88,8 @@ class Engine:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
         self.task = _one_of("task", settings.task or model.default_task, model.tasks, model.name)
-        self._slots = slots
-        self._enough = max(1, slots // 4)  # free slots for which others are made to wait for a prefill
+        self._slots = affordable_slots(model, slots, settings.max_output_tokens)
+        self._enough = max(1, self._slots // 4)  # free slots for which others are made to wait for a prefill
         self._guess = guess
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is

@@ -86,6 +86,7 @@ class TransformersOcr(ABC):
         end_marks = (tokenizer.token_to_id(mark) for mark in self.family.end_marks)
         self.end_token_ids = _ids(text.eos_token_id) | {id for id in end_marks if id is not None}
         self.hidden_size: int = text.hidden_size
+        self.cache_bytes_per_token = _cache_bytes(text, self.dtype)
         self.modes = modes or self.family.modes
         self.default_mode = _default_mode(self.family, self.modes)
         self.tasks = tasks or tuple(self.family.prompts)
@@ -247,6 +248,12 @@ def _no_progress_bar() -> Iterator[None]:
 
 def _ids(value: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
+
+
+def _cache_bytes(text: Any, dtype: torch.dtype) -> int:
+    heads: int = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * int(text.num_hidden_layers) * heads * width * dtype.itemsize
 
 
 def _default_mode(family: Family, modes: tuple[str, ...]) -> str:

@@ -149,6 +149,10 @@ class OcrModel(Protocol):
         """How many of an answer's latest tokens, itself included, one of them attends to; ``None``: to all."""
 
     @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that keys and values of one token take, over all layers of the decoder."""
+
+    @property
     def hidden_size(self) -> int:
         """The decoder's width D."""
 
