@@ -35,6 +35,8 @@ class SlotCache:
     def prefill(self, rows: Sequence[int], real: Tensor) -> None:
         """The next pass reads whole prompts into the slots ``rows``; ``real`` [B, n] is false where one is padded."""
         self._reserve(real.shape[1])
+        for part in [*self._keys, *self._values]:
+            part[list(rows)] = 0  # what the page before has left could be NaN, see `_empty`
         starts = torch.tensor(rows, device=real.device) * self.capacity
         self._where = (starts[:, None] + real.cumsum(dim=1) - 1)[real]
         self._real = real
@@ -51,6 +53,7 @@ class SlotCache:
         """Give the ``length`` tokens of one slot to another."""
         for part in [*self._keys, *self._values]:
             part[target, :length] = part[source, :length]
+            part[target, length:] = 0
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *unused: Any, **others: Any) -> tuple[Tensor, Tensor]:
         """Take a layer's new keys and values, [B, heads, n, width]; give those that its tokens attend to."""
@@ -79,9 +82,13 @@ class SlotCache:
         if tokens <= self.capacity:
             return
         before = self.capacity
-        self.capacity = max(tokens, before + max(before // 2, _STEP))
-        for store in (self._keys, self._values):
-            for layer, part in enumerate(store):
-                larger = part.new_zeros(self.slots, self.capacity, *part.shape[2:])
-                larger[:, :before] = part
-                store[layer] = larger
+        capacity = max(tokens, before + max(before // 2, _STEP))
+
+        def grown(part: Tensor) -> Tensor:
+            larger = part.new_zeros(self.slots, capacity, *part.shape[2:])
+            larger[:, :before] = part
+            return larger
+
+        # all of them first: memory may run out on the way
+        keys, values = [grown(part) for part in self._keys], [grown(part) for part in self._values]
+        self._keys, self._values, self.capacity = keys, values, capacity

@@ -186,7 +186,10 @@ class Decoding(Generic[Name]):
             for index, (name, prompt) in enumerate(prompts)
         ]
         self._live += joined
-        return self._leave([(page, page.take([token])) for page, token in zip(joined, tokens, strict=True)])
+        outcomes = [(page, page.take([token])) for page, token in zip(joined, tokens, strict=True)]
+        for page in joined:
+            page.drafter.learn(page.ids, 0, 0)
+        return self._leave(outcomes)
 
     @torch.inference_mode()
     def step(self, *, guess: bool = True) -> list[tuple[Name, Decoded]]:
@@ -223,9 +226,10 @@ class Decoding(Generic[Name]):
             page.next_position += agreed + 1
             page.steps += 1
             page.drafted += len(guessed)
-            page.accepted += agreed
             page.decode_ms += share
+            before = len(page.ids)
             reason = page.take(answer[: agreed + 1])
+            page.accepted += len(page.ids) - before - 1  # what follows an end is no part of the answer
             page.drafter.learn(page.ids, len(guessed), agreed)
             outcomes.append((page, reason))
         return self._leave(outcomes)
@@ -269,6 +273,8 @@ def decode(
     guess: bool = True,
 ) -> list[Decoded]:
     """Answers to the prompts, in their order, decoded all together; see `Decoding`."""
+    if not prompts:
+        return []
     decoding: Decoding[int] = Decoding(model, len(prompts), max_tokens)
     found = dict(decoding.join(list(enumerate(prompts)), layers, temperatures))
     while decoding.names:

@@ -16,7 +16,7 @@ from rtprune.engine.budget import affordable_slots
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
 from rtprune.engine.fidelity import Audit, FidelityFloor, normalised_distance
 from rtprune.engine.ladder import Rung, ladder
-from rtprune.engine.reading import Outcomes, Reading, ReadyPage, alone, together
+from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.errors import DocumentError, UsageError
 from rtprune.models.protocol import OcrModel, Views
@@ -88,8 +88,9 @@ class Engine:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
         self.task = _one_of("task", settings.task or model.default_task, model.tasks, model.name)
+        if slots < 1:
+            raise UsageError(f"slots must be at least 1, got {slots}")
         self._slots = affordable_slots(model, slots, settings.max_output_tokens)
-        self._enough = max(1, self._slots // 4)  # free slots for which others are made to wait for a prefill
         self._guess = guess
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
@@ -120,7 +121,7 @@ class Engine:
         tokens are only guessed.
 
         Args:
-            pages: name, picture and text layer (or "") of each; taken when there is a slot.
+            pages: name (of its own), picture and text layer (or "") of each; taken when there is a slot.
             audited: which pages are also read unpruned, to tell how much of their text pruning has changed.
 
         Raises:
@@ -132,20 +133,30 @@ class Engine:
         again: deque[Name] = deque()
         waiting: deque[tuple[Name, ReadyPage]] = deque()
         reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
-        more = True
+        more, crowd = True, self._slots + 1
         while more or again or waiting or reading.live:
             room = reading.room
             if waiting and room:
                 outcomes = reading.join([waiting.popleft() for _ in range(min(room, len(waiting)))])
-            elif (more or again) and (room >= self._enough or not reading.live):
+            elif (more or again) and (not reading.live or self._may_join(reading, crowd)):
                 names = [again.popleft() for _ in range(min(room, len(again)))]
                 for name, picture, text in islice(source, room - len(names)):
+                    if name in held:
+                        raise UsageError(f"two pages are called {name!r}", "give each a name of its own")
                     rung, *higher = ladder(self.model, self.mode, self._pruning)
                     held[name] = _Held(picture, text, rung, tuple(higher) if self._reread_loops else ())
                     names.append(name)
                 more = more and len(names) == room
                 outcomes = Outcomes()
-                for name, page in zip(names, self._readied([held[name] for name in names]), strict=True):
+                try:
+                    readied = self._readied([held[name] for name in names])
+                except MemoryFull:
+                    if not reading.live:
+                        raise
+                    again.extendleft(reversed(names))
+                    crowd = reading.live  # so many beside them were too many
+                    continue
+                for name, page in zip(names, readied, strict=True):
                     if isinstance(page, PageResult):
                         outcomes.ended.append((name, page))
                     else:
@@ -161,17 +172,22 @@ class Engine:
                     del held[name]
                     yield name, result
 
+    def _may_join(self, reading: Reading[Name], crowd: int) -> bool:
+        """Whether so many slots are free that the pages at work are made to wait for a prefill of others."""
+        return reading.room >= max(1, reading.slots // 4) and reading.live < crowd
+
     def _settled(self, page: _Held, result: PageResult, audited: bool) -> PageResult | None:
         """What to give for a page that has been read; ``None`` to read it once more, on ``page.rung``."""
         if page.audited is not None:
             return self._compared(page.audited, result)
         page.first = page.first or result
-        if result.status == "loop" and page.higher:
+        well = result.status in ("ok", "empty")
+        if not well and page.first.status == "loop" and page.higher:
             page.rung, *higher = page.higher
             page.higher = tuple(higher)
             return None
         # where no rung helped, what was asked for is what is given
-        final = result if result.status in ("ok", "empty") else page.first
+        final = result if well else page.first
         if audited and final.rung == "asked" and final.facts and final.facts.free_after < final.facts.free_before:
             page.audited = final
             page.rung = Rung("unpruned", self.mode, replace(self._pruning, ratio=0.0))
@@ -179,8 +195,8 @@ class Engine:
         return final
 
     def _compared(self, pruned: PageResult, whole: PageResult) -> PageResult:
-        """The pruned result with what the unpruned one tells of it; that alone where this could not be read."""
-        if whole.status == "failed":
+        """The pruned result with what the unpruned one tells of it, unless this was read in a loop or not at all."""
+        if whole.status in ("loop", "failed"):
             return pruned
         audit = Audit(normalised_distance(pruned.text, whole.text), whole.output_tokens)
         if self._floor.broken_by(audit):

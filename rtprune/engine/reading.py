@@ -23,6 +23,10 @@ Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
+class MemoryFull(RTPruneError):
+    """The device has no memory for one page more; alone, or once others have ended, it may fit."""
+
+
 @dataclass(frozen=True, eq=False)
 class ReadyPage:
     """A page up to its prompt.
@@ -72,6 +76,11 @@ class Reading(Generic[Name]):
         self._pages: dict[Name, ReadyPage] = {}
 
     @property
+    def slots(self) -> int:
+        """How many pages are decoded together, at most, as far as is known now."""
+        return self._slots
+
+    @property
     def room(self) -> int:
         """How many pages may join."""
         return self._slots - len(self._pages)
@@ -100,20 +109,29 @@ class Reading(Generic[Name]):
             return Outcomes([(name, (self._pages.pop(name), decoded)) for name, decoded in act()])
         except torch.AcceleratorError:
             raise  # the device itself is lost, for every page to come: only a new process can go on
-        except torch.OutOfMemoryError as error:
-            return self._smaller(error)
         except Exception as error:  # whatever one page brings about must not reach the others
-            _log.warning("%d pages failed together (%s): they go on one by one", len(concerned), error)
-            suspects = [(name, self._pages.pop(name)) for name in concerned]
-            if not self._pages:
-                self._start_anew()
-            return Outcomes([(name, alone(self._decode_alone, page)) for name, page in suspects])
+            fault = error.with_traceback(None)  # its frames hold the memory of the pass
+        if isinstance(fault, torch.OutOfMemoryError):
+            return self._smaller(fault)
+        _log.warning("%d pages failed together (%s): they go on one by one", len(concerned), fault)
+        suspects = [(name, self._pages.pop(name)) for name in concerned]
+        if not self._pages:
+            self._start_anew()
+        outcomes: Outcomes[Name] = Outcomes()
+        for name, page in suspects:
+            try:
+                outcomes.ended.append((name, alone(self._decode_alone, page)))
+            except MemoryFull:
+                if not self._pages:
+                    raise
+                outcomes.put_off.append((name, page))  # there is room once the pages beside it have ended
+        return outcomes
 
     def _smaller(self, error: torch.OutOfMemoryError) -> Outcomes[Name]:
         """Make room by letting all pages go, and take half as many from now on."""
-        if len(self._pages) == 1:
+        if self._slots == 1:
             raise no_memory(error) from error
-        self._slots = max(1, len(self._pages) // 2)
+        self._slots = max(1, min(self._slots, len(self._pages)) // 2)
         _log.warning("memory is full with %d pages: from now on %d are decoded together", len(self._pages), self._slots)
         waiting = list(self._pages.items())
         self._pages.clear()
@@ -129,14 +147,18 @@ class Reading(Generic[Name]):
 
 
 def alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | PageResult:
-    """One page through one step. A page that failed earlier passes by; one that fails now becomes a failed result."""
+    """One page through one step. A page that failed earlier passes by; one that fails now becomes a failed result.
+
+    Raises:
+        MemoryFull: there is no memory for it, which is not the page's fault.
+    """
     if isinstance(page, PageResult):
         return page
     try:
         return step(page)
     except torch.AcceleratorError:
         raise
-    except torch.OutOfMemoryError as error:  # views and answers are bounded: what one page needs, others need too
+    except torch.OutOfMemoryError as error:
         raise no_memory(error) from error
     except Exception as error:
         kind = error.kind if isinstance(error, DocumentError) else type(error).__name__
@@ -159,9 +181,9 @@ def together(
     return [alone(lambda page: step([page])[0], page) for page in pages]
 
 
-def no_memory(error: torch.OutOfMemoryError) -> RTPruneError:
+def no_memory(error: torch.OutOfMemoryError) -> MemoryFull:
     """What to say where not even one page fits."""
-    return RTPruneError(
+    return MemoryFull(
         f"the GPU's memory is too small to read even one page: {str(error).split('. ')[0]}",
         "take a smaller --mode, fewer --workers on it, or end what else uses it",
     )

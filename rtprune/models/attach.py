@@ -58,6 +58,9 @@ class Attachment:
             for name, value in inputs.items()
             if name not in {*self._image_arguments, *prompt, "input_ids", "mm_token_type_ids", "token_type_ids"}
         }
+        for bound in ("max", "min"):  # these count the prompt's tokens too, as they were passed
+            if others.get(f"{bound}_length") is not None:
+                others[f"{bound}_new_tokens"] = others.pop(f"{bound}_length") - input_ids.shape[1]
         return _with_prompt(self._generate(**others, **prompt), input_ids)
 
     def _prune(self, model: Any, inputs: Mapping[str, Any]) -> list[Pruned]:
@@ -72,7 +75,8 @@ def attach(model: PreTrainedModel, config: PruneConfig | None = None) -> Attachm
     """Make ``model.generate(pixel_values=..., ...)`` prune its visual tokens, in place and until `detach`.
 
     Every surviving token keeps its position, and what is generated goes on after the unpruned length. The answer is
-    what the model's own ``generate`` gives: the prompt's ids as they were passed, then the new ones.
+    what the model's own ``generate`` gives: the prompt's ids as they were passed, then the new ones. Options that look
+    at the prompt's ids, such as ``repetition_penalty``, see the new ones alone.
 
     Args:
         model: a transformers model of one of the families that `rtprune models` lists.
@@ -89,10 +93,12 @@ def attach(model: PreTrainedModel, config: PruneConfig | None = None) -> Attachm
         raise UsageError("rtprune is attached to this model already", "call rtprune.detach(model) first")
     attachment = Attachment(model, family, config or PruneConfig())
 
-    @torch.inference_mode()
-    def generate(inputs: Tensor | None = None, **given: Any) -> Any:
+    @torch.no_grad()
+    def generate(inputs: Tensor | None = None, generation_config: Any = None, **given: Any) -> Any:
         if inputs is not None:
             given["input_ids"] = inputs
+        if generation_config is not None:
+            given["generation_config"] = generation_config
         return attachment.generate(model, given)
 
     model.generate = generate
@@ -134,7 +140,7 @@ def _shortened(model: Any, inputs: Mapping[str, Any], pruned: list[Pruned]) -> d
     kept = []
     for row in range(len(ids)):
         where = visual[row].nonzero().squeeze(1)
-        stays = mask[row].bool()
+        stays = mask[row] != 0
         stays[where] = False
         while len(where):
             picture = next(pictures)

@@ -152,6 +152,7 @@ def prune(
     return prune_batch([features], [layout], [view], config, [cues])[0]
 
 
+@torch.no_grad()
 def prune_batch(
     features: Sequence[Tensor],
     layouts: Sequence[TokenLayout],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from rtprune.cluster.reader import Reader, Tally
 from rtprune.dataset import PageRow, WorkUnit
@@ -14,12 +14,13 @@ from rtprune.errors import StoreError
 class InstantEngine:
     """Finds the same text on every page."""
 
-    def read(self, pictures: Sequence[object]) -> list[object]:
+    def stream(self, pages: Iterable[tuple[int, object, str]], audited: object) -> Iterator[tuple[int, object]]:
         from rtprune.engine import PageResult
         from rtprune.pruning import PruneFacts
 
         facts = PruneFacts(0.5, 0.2, 0.4, 73, 50, 64, 41)
-        return [PageResult("ok", text="seen", finish_reason="eos", facts=facts) for _ in pictures]
+        for name, _, _ in pages:
+            yield name, PageResult("ok", text="seen", finish_reason="eos", facts=facts)
 
 
 class InstantReader(Reader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 from PIL import Image
 
 from rtprune.engine import Engine
-from rtprune.errors import RTPruneError
+from rtprune.engine.cache import SlotCache
+from rtprune.engine.decoding import Decoding, PromptEmbeddings, decode
+from rtprune.engine.reading import Reading
+from rtprune.errors import RTPruneError, UsageError
 from rtprune.mini.generator import Page, draw_page
 from rtprune.models import load_model
 from rtprune.models.deepseek_ocr import DeepSeekOcr
@@ -176,3 +180,108 @@ def test_a_pass_that_fails_midway_costs_no_page(
 
     monkeypatch.setattr(model, "decoder", failing)
     assert texts(engine(model, slots=3).read(pages)) == wanted
+
+
+def test_one_page_among_many_slots_is_read_where_only_one_slot_fits(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = SlotCache._empty
+
+    def scarce(cache: SlotCache, like: torch.Tensor) -> torch.Tensor:
+        if cache.slots > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(cache, like)
+
+    wanted = texts(engine(model).read([draw(1), draw(2)]))
+    monkeypatch.setattr(SlotCache, "_empty", scarce)
+    assert texts(engine(model, slots=16).read([draw(1)])) == wanted[:1]
+    assert texts(engine(model, slots=16).read([draw(1), draw(2)])) == wanted
+
+
+def test_an_encoder_without_memory_beside_live_pages_waits_for_them(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [draw(seed, SIZES[seed % 5]) for seed in range(6)]
+    vary_ends(model, monkeypatch, lambda: engine(model).read(pages))
+    wanted = texts(engine(model).read(pages))
+    encode, step, live = model.encode, Reading.step, [0]
+
+    def stepping(reading: Reading[int]) -> Any:
+        outcomes = step(reading)
+        live[0] = reading.live
+        return outcomes
+
+    def encoding(views: Any) -> Any:
+        if live[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(views)
+
+    monkeypatch.setattr(Reading, "step", stepping)
+    monkeypatch.setattr(model, "encode", encoding)
+    assert texts(engine(model, slots=2).read(pages)) == wanted
+
+
+def test_what_a_spoiled_page_leaves_in_its_slot_does_not_reach_the_next(model: DeepSeekOcr) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def prompt(length: int) -> PromptEmbeddings:
+        return PromptEmbeddings(
+            torch.randn(length, model.hidden_size, generator=generator), torch.arange(length)[None], length
+        )
+
+    long, short = prompt(90), prompt(20)
+    spoiled = replace(prompt(60), embeddings=torch.full((60, model.hidden_size), torch.nan))
+    alone = decode(model, [short], 30)[0]
+    decoding: Decoding[str] = Decoding(model, 2, 30)
+    found = dict(decoding.join([("long", long), ("spoiled", spoiled)]))
+    while "spoiled" in decoding.names and "long" in decoding.names:
+        decoding.step(guess=False)
+        if len(decoding._live[0].ids) > 5:  # the spoiled page leaves early, the long one stays
+            found |= decoding._leave([(page, "length") for page in decoding._live if page.name == "spoiled"])
+    found |= decoding.join([("short", short)])
+    while "short" in decoding.names:
+        found |= decoding.step(guess=False)
+    assert found["short"].ids == alone.ids
+
+
+def test_guesses_beyond_the_end_are_not_counted(model: DeepSeekOcr, draw: Draw) -> None:
+    (plain,) = engine(model, tokens=40, guess=False).read([draw(1)])
+    for limit in (5, 7, 11):
+        (cut,) = engine(model, tokens=limit).read([draw(1)], [plain.text])
+        assert cut.output_tokens == limit == cut.decode_steps + cut.accepted_tokens
+
+
+def test_a_layer_is_guessed_from_where_the_first_token_left_it(mini: DeepSeekOcr, written: list[Page]) -> None:
+    picture = Image.fromarray(written[0].picture).convert("RGB")
+    (plain,) = engine(mini, tokens=400, guess=False).read([picture])
+    (page,) = engine(mini, tokens=400).read([picture], [plain.text])
+    # the prefill gives one token, then guesses of 8 and of 16 and what is left of 32 are right
+    assert (page.output_tokens, page.decode_steps) == (32, 4)
+
+
+def test_slots_are_refilled_after_memory_was_full(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [draw(seed, SIZES[seed % 5]) for seed in range(8)]
+    vary_ends(model, monkeypatch, lambda: engine(model).read(pages))
+    sizes = full_above(model, 2, monkeypatch)
+    engine(model, slots=16, guess=False).read(pages)
+    halved = len(sizes)
+    sizes.clear()
+    engine(model, slots=2, guess=False).read(pages)
+    assert halved <= 1.3 * len(sizes) + 5
+
+
+def test_two_pages_of_one_name_are_refused(model: DeepSeekOcr, draw: Draw) -> None:
+    with pytest.raises(UsageError, match="two pages are called 'a'"):
+        list(engine(model).stream([("a", draw(1), ""), ("a", draw(2), "")]))
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_no_slots_are_refused(model: DeepSeekOcr, slots: int) -> None:
+    with pytest.raises(UsageError, match="slots must be at least 1"):
+        engine(model, slots=slots)
+
+
+def test_no_prompts_have_no_answers(model: DeepSeekOcr) -> None:
+    assert decode(model, [], 10) == []

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from transformers import GenerationConfig
 
 from rtprune import Engine, PruneConfig, ReadSettings, attach, detach, load_model
 from rtprune.engine.decoding import assemble_prompt, decode
@@ -164,3 +165,20 @@ def test_another_random_model_works_too(tmp_path: Path) -> None:
     assert isinstance(model, DeepSeekOcr)
     attach(model.network)
     assert generate(model, processed(model, PAGES[:1], "small")).shape[0] == 1
+
+
+def test_the_caller_s_tensors_are_left_alone_and_its_lengths_count_as_ever(model: DeepSeekOcr) -> None:
+    inputs = processed(model, PAGES[:1], "tiny")
+    inputs["attention_mask"] = inputs["attention_mask"].bool()
+    before = {name: value.clone() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    longest = inputs["input_ids"].shape[1] + 5
+    bounds = {"max_new_tokens": None, "min_new_tokens": None, "max_length": longest, "min_length": longest}
+    alone = generate(model, inputs, **bounds)
+    attach(model.network, PruneConfig(ratio=0.5))
+    found = generate(model, inputs, **bounds)
+    assert found.shape == alone.shape == (1, longest)
+    assert all(torch.equal(inputs[name], value) for name, value in before.items())
+    found += 1  # an ordinary tensor, to do with as one likes
+    settings = GenerationConfig(max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=1)
+    ids = inputs.pop("input_ids")
+    assert model.network.generate(ids, settings, **inputs).shape == (1, ids.shape[1] + 3)
