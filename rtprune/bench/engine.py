@@ -14,7 +14,7 @@ from PIL import Image
 
 from rtprune.bench.prune import Milliseconds
 from rtprune.engine import Engine
-from rtprune.engine.decoding import PromptEmbeddings, assemble_prompt, clock_ms
+from rtprune.engine.decoding import PromptEmbeddings, assemble_prompt, clock_ms, pad_left
 from rtprune.engine.result import PageResult
 from rtprune.mini.generator import draw_page
 from rtprune.models.protocol import OcrModel
@@ -106,19 +106,11 @@ def by_generate(engine: Engine, pictures: Sequence[Image.Image], batch: int) -> 
 
 
 def _generated(model: Any, prompts: Sequence[PromptEmbeddings], most: int = 512) -> list[list[int]]:
-    longest = max(len(prompt.embeddings) for prompt in prompts)
-    first = prompts[0].embeddings
-    embeddings = first.new_zeros(len(prompts), longest, first.shape[1])
-    positions = torch.zeros(len(prompts[0].positions), len(prompts), longest, dtype=torch.long, device=first.device)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=first.device)
-    for row, prompt in enumerate(prompts):
-        start = longest - len(prompt.embeddings)
-        embeddings[row, start:], mask[row, start:] = prompt.embeddings, 1
-        positions[:, row, start:] = prompt.positions
+    embeddings, positions, real = pad_left(prompts)
     ends = sorted(model.end_token_ids)
     said = model.network.generate(
         inputs_embeds=embeddings,
-        attention_mask=mask,
+        attention_mask=real.long(),
         position_ids=positions if len(positions) > 1 else positions[0],
         max_new_tokens=most,
         do_sample=False,

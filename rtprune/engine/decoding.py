@@ -157,7 +157,7 @@ class Decoding(Generic[Name]):
         """
         model = self._model
         start = clock_ms(model.device)
-        embeddings, positions, real = _pad_left([prompt for _, prompt in prompts])
+        embeddings, positions, real = pad_left([prompt for _, prompt in prompts])
         rows = range(len(self._live), len(self._live) + len(prompts))
         self._cache.prefill(rows, real)
         self._axes = len(positions)
@@ -303,7 +303,7 @@ def _mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return hidden.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
-def _pad_left(prompts: Sequence[PromptEmbeddings]) -> tuple[Tensor, Tensor, Tensor]:
+def pad_left(prompts: Sequence[PromptEmbeddings]) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings [B, n, D], positions [A, B, n] and bool [B, n], false where padded, of prompts of unlike length."""
     longest = max(len(prompt.embeddings) for prompt in prompts)
     first = prompts[0].embeddings
