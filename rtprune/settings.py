@@ -39,9 +39,9 @@ class ReadSettings(BaseSettings):
     max_output_tokens: int = Field(
         default=8192, ge=1, description="A page that has not ended after so many tokens is cut."
     )
-    reread_loops: bool = Field(
+    reread: bool = Field(
         default=True,
-        description="Whether a page that the model reads in a loop is read again: unpruned, in tiles, then sampled.",
+        description="Whether a page that fails or is read in a loop is read again: unpruned, in tiles, then sampled.",
     )
     dpi: int = Field(
         default=144, ge=36, le=600, description="Resolution at which PDF pages are rendered, dots per inch."
@@ -72,7 +72,7 @@ class RunSettings(ReadSettings):
     )
     audit_floor: Ratio | None = Field(
         default=None,
-        description="A worker whose audited pages keep less than this share of their text stops pruning for the run.",
+        description="Once the audited pages keep less than this share of their text, the run stops pruning.",
     )
     max_attempts: int = Field(
         default=2,

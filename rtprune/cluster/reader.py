@@ -82,8 +82,7 @@ class Reader:
         torch.set_num_threads(self._placement.threads)
         device = "cuda" if self._placement.gpus else "cpu"
         model = load_model(self._settings.model, device=device)
-        settings = self._settings
-        self._engine = Engine(model, settings, slots=settings.batch_pages, audit_floor=settings.audit_floor)
+        self._engine = Engine(model, self._settings, slots=self._settings.batch_pages)
 
     def pulse(self) -> Tally:
         """What is done of the unit at hand."""

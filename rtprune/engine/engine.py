@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtprune.engine.budget import affordable_slots
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
-from rtprune.engine.fidelity import Audit, FidelityFloor, normalised_distance
+from rtprune.engine.fidelity import Audit, normalised_distance
 from rtprune.engine.ladder import Rung, ladder
 from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
@@ -69,7 +69,6 @@ class Engine:
         slots: pages decoded together, at most; fewer where memory does not hold so many.
         guess: whether the decoder is given guesses to check, from text layers and from what was read so far; they
             change its speed, never its answer.
-        audit_floor: least share of unpruned text that audited pages must keep on the mean; below it pruning ends.
 
     Raises:
         UsageError: the model does not have that mode or task.
@@ -83,7 +82,6 @@ class Engine:
         *,
         slots: int = DEFAULT_SLOTS,
         guess: bool = True,
-        audit_floor: float | None = None,
     ) -> None:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
@@ -95,8 +93,7 @@ class Engine:
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
         self._pruning = pruning or PruneConfig(ratio=0.0 if settings.prune == "off" else settings.prune)
-        self._reread_loops = settings.reread_loops
-        self._floor = FidelityFloor(audit_floor)
+        self._reread = settings.reread
 
     def read(self, pictures: Sequence[Image], text_layers: Sequence[str] = ()) -> list[PageResult]:
         """Read pages; results in the order of the pictures. See `stream`.
@@ -115,9 +112,9 @@ class Engine:
     ) -> Iterator[tuple[Name, PageResult]]:
         """Read pages as slots become free for them; each result is given as soon as there is one.
 
-        A page that ends in a loop is read again, see ``rtprune.engine.ladder``, unless the settings say otherwise. One
-        that cannot be read is a result with status "failed", never an exception, and the others are read all
-        the same. In float32 a page's text does not depend on the pages beside it, nor on the text layer, from which
+        A page that ends in a loop or fails is read again, see ``rtprune.engine.ladder``, unless the settings say
+        otherwise. One that cannot be read is a result with status "failed", never an exception, and the others are read
+        all the same. In float32 a page's text does not depend on the pages beside it, nor on the text layer, from which
         tokens are only guessed.
 
         Args:
@@ -144,7 +141,7 @@ class Engine:
                     if name in held:
                         raise UsageError(f"two pages are called {name!r}", "give each a name of its own")
                     rung, *higher = ladder(self.model, self.mode, self._pruning)
-                    held[name] = _Held(picture, text, rung, tuple(higher) if self._reread_loops else ())
+                    held[name] = _Held(picture, text, rung, tuple(higher) if self._reread else ())
                     names.append(name)
                 more = more and len(names) == room
                 outcomes = Outcomes()
@@ -172,6 +169,10 @@ class Engine:
                     del held[name]
                     yield name, result
 
+    def stop_pruning(self) -> None:
+        """Keep every token from the next page on."""
+        self._pruning = replace(self._pruning, ratio=0.0)
+
     def _may_join(self, reading: Reading[Name], crowd: int) -> bool:
         """Whether so many slots are free that the pages at work are made to wait for a prefill of others."""
         return reading.room >= max(1, reading.slots // 4) and reading.live < crowd
@@ -180,13 +181,14 @@ class Engine:
         """What to give for a page that has been read; ``None`` to read it once more, on ``page.rung``."""
         if page.audited is not None:
             return self._compared(page.audited, result)
-        page.first = page.first or result
+        if page.first is None or (page.first.status == "failed" and result.status != "failed"):
+            page.first = result
         well = result.status in ("ok", "empty")
-        if not well and page.first.status == "loop" and page.higher:
+        if page.first.status in ("loop", "failed") and not well and page.higher:
             page.rung, *higher = page.higher
             page.higher = tuple(higher)
             return None
-        # where no rung helped, what was asked for is what is given
+        # where no rung helped, what was asked for is what is given, or the first that gave anything
         final = result if well else page.first
         if audited and final.rung == "asked" and final.facts and final.facts.free_after < final.facts.free_before:
             page.audited = final
@@ -199,8 +201,6 @@ class Engine:
         if whole.status in ("loop", "failed"):
             return pruned
         audit = Audit(normalised_distance(pruned.text, whole.text), whole.output_tokens)
-        if self._floor.broken_by(audit):
-            self._pruning = replace(self._pruning, ratio=0.0)
         return replace(pruned, audit=audit)
 
     @torch.inference_mode()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
-
-_log = logging.getLogger(__name__)
 
 LEAST_AUDITS = 10  # audits before a mean is believed
 
@@ -25,32 +22,15 @@ class Audit:
     output_tokens: int
 
 
-class FidelityFloor:
-    """Watches audits, and says, once, when pruning has cost more than it may.
+def below_floor(audits: int, distance: float, floor: float) -> bool:
+    """Whether audited pages keep less than ``floor`` of their text on the mean: believed of ten pages at least.
 
     Args:
-        floor: least mean of 1 - distance; ``None`` for none.
+        audits: pages read both ways.
+        distance: the sum of their `Audit.distance`.
+        floor: least mean of 1 - distance.
     """
-
-    def __init__(self, floor: float | None) -> None:
-        self._floor = floor
-        self._kept: list[float] = []
-        self._broken = False
-
-    def broken_by(self, audit: Audit) -> bool:
-        """Take the next audit; whether the mean of all, ten at least, fell below the floor with it."""
-        self._kept.append(1.0 - audit.distance)
-        mean = float(np.mean(self._kept))
-        if self._broken or self._floor is None or len(self._kept) < LEAST_AUDITS or mean >= self._floor:
-            return False
-        self._broken = True
-        _log.warning(
-            "PRUNING IS OFF from here on: %d audited pages keep %.1f %% of their unpruned text, the floor is %.1f %%",
-            len(self._kept),
-            100 * mean,
-            100 * self._floor,
-        )
-        return True
+    return audits >= LEAST_AUDITS and 1.0 - distance / audits < floor
 
 
 def normalised_distance(left: str, right: str) -> float:

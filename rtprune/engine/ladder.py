@@ -1,4 +1,4 @@
-"""What is tried with a page that the model reads in a loop: more tokens, then more pixels, then another path."""
+"""What is tried with a page that fails or is read in a loop: more tokens, then more pixels, then another path."""
 
 from __future__ import annotations
 

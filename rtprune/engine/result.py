@@ -48,7 +48,7 @@ class PageResult:
         drafted_tokens: how many were guessed at, from the page's text layer or from what was read before.
         accepted_tokens: how many of those guesses were right.
         mode: view size that gave the answer.
-        rung: which way of reading gave it: "asked" (as the settings say), or, where that ended in a loop, "unpruned",
+        rung: which way of reading gave it: "asked" (as the settings say), or, where that looped or failed, "unpruned",
             "tiled" or "sampled".
         audit: this answer against the unpruned one, of a page that was read both ways.
         error_type: short stable name of why the page failed.

@@ -138,7 +138,7 @@ def test_a_gpu_too_small_for_one_page_is_no_pages_fault(
 def test_a_page_that_breaks_a_batch_is_found_and_the_others_are_read(
     model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    reader = engine(model, prune="off", max_output_tokens=6)
+    reader = engine(model, prune="off", max_output_tokens=6, reread=False)
     good = [draw(1), draw(2)]
     wanted = without_times(reader.read(good))
     poison = Image.new("RGB", (320, 400), (255, 0, 0))
@@ -231,7 +231,7 @@ def test_a_page_that_repeats_itself_is_cut_early(
     model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(model, "all the same", False, monkeypatch)
-    (result,) = engine(model, max_output_tokens=4096, reread_loops=False).read([draw(1)])
+    (result,) = engine(model, max_output_tokens=4096, reread=False).read([draw(1)])
     assert (result.status, result.finish_reason) == ("loop", "loop")
     assert result.output_tokens < 150
     assert result.text.startswith("all the same")

@@ -1,8 +1,7 @@
-"""Distances are what their definition says; audits compare a page with itself unpruned, and a floor ends pruning."""
+"""Distances are what their definition says; audits compare a page with itself unpruned."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rtprune.engine import Engine
-from rtprune.engine.fidelity import LEAST_AUDITS, Audit, FidelityFloor, edit_distance, normalised_distance
+from rtprune.engine.fidelity import below_floor, edit_distance, normalised_distance
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.settings import ReadSettings
 
@@ -75,22 +74,18 @@ def test_what_was_not_pruned_is_not_audited(model: DeepSeekOcr, draw: Draw) -> N
     assert [result.audit for result in found.values()] == [None, None]
 
 
-def test_below_the_floor_pruning_ends_loudly(model: DeepSeekOcr, draw: Draw, caplog: pytest.LogCaptureFixture) -> None:
-    reader = engine(model, 0.9, slots=1, audit_floor=0.99)
-    with caplog.at_level(logging.WARNING):
-        results = [result for _, result in reader.stream(pages(draw, 14), audited=lambda name: True)]
-    saved = [result.facts.free_before - result.facts.free_after for result in results if result.facts]
-    assert saved == [58] * LEAST_AUDITS + [0] * 4
-    assert "PRUNING IS OFF from here on: 10 audited pages keep" in caplog.text
-    assert caplog.text.count("PRUNING IS OFF") == 1
+def test_pruning_can_be_stopped_in_the_middle(model: DeepSeekOcr, draw: Draw) -> None:
+    reader = engine(model, 0.9, slots=1)
+    saved = []
+    for _, result in reader.stream(pages(draw, 4)):
+        assert result.facts is not None
+        saved.append(result.facts.free_before - result.facts.free_after)
+        if len(saved) == 2:
+            reader.stop_pruning()
+    assert saved == [58, 58, 0, 0]
 
 
-def test_a_floor_that_holds_changes_nothing() -> None:
-    floor = FidelityFloor(0.9)
-    assert not any(floor.broken_by(Audit(0.05, 10)) for _ in range(50))
-    assert not any(FidelityFloor(None).broken_by(Audit(1.0, 10)) for _ in range(50))
-
-
-def test_a_floor_breaks_once() -> None:
-    floor = FidelityFloor(0.9)
-    assert [floor.broken_by(Audit(0.2, 10)) for _ in range(12)] == [False] * 9 + [True] + [False] * 2
+def test_a_floor_is_judged_by_ten_pages_at_least() -> None:
+    assert [below_floor(audits, 0.2 * audits, 0.9) for audits in (0, 1, 9, 10, 50)] == [False] * 3 + [True] * 2
+    assert not below_floor(50, 0.05 * 50, 0.9)
+    assert not below_floor(10, 1.0, 0.9), "what just reaches the floor is not below it"

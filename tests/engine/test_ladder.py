@@ -92,7 +92,7 @@ def test_where_no_rung_helps_the_page_is_what_was_asked_for(
 def test_loops_are_read_once_where_settings_say_so(
     model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, prompts = read(model, draw(3, SIZE), 1, monkeypatch, reread_loops=False)
+    result, prompts = read(model, draw(3, SIZE), 1, monkeypatch, reread=False)
     assert (result.status, len(prompts)) == ("loop", 1)
 
 
@@ -104,3 +104,36 @@ def test_sampling_follows_the_softmax_and_draws_the_same_again() -> None:
     shares = [drawn.count(token) / 3000 for token in range(3)]
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.04)
     assert {Sampler(0.01).draw(logits) for _ in range(20)} == {2}
+
+
+def test_a_page_that_fails_is_read_on_the_next_rung(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = draw(3)
+    reading = ReadSettings(mode="tiny", task="text", max_output_tokens=12)
+    (whole,) = Engine(model, reading.model_copy(update={"prune": "off"})).read([picture])
+    decoder = model.decoder
+
+    def broken(embeddings: torch.Tensor, *rest: Any) -> Any:
+        if 20 < embeddings.shape[1] < whole.prompt_tokens:
+            raise RuntimeError("pruned prompts do not agree with it")
+        return decoder(embeddings, *rest)
+
+    monkeypatch.setattr(model, "decoder", broken)
+    (found,) = Engine(model, reading).read([picture])
+    assert (found.status, found.text, found.rung) == (whole.status, whole.text, "unpruned")
+    (found,) = Engine(model, reading.model_copy(update={"reread": False})).read([picture])
+    assert (found.status, found.error_type, found.rung) == ("failed", "RuntimeError", "asked")
+
+
+def test_a_page_that_fails_on_every_rung_tells_of_the_first(
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter(range(9))
+
+    def broken(*unused: Any) -> Any:
+        raise RuntimeError(f"failure {next(failures)}")
+
+    monkeypatch.setattr(model, "encode", broken)
+    (found,) = Engine(model, ReadSettings(mode="tiny", task="text")).read([draw(3)])
+    assert (found.status, found.error_message) == ("failed", "failure 0")
