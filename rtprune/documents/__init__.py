@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from rtprune.documents.document import Document, open_document, read_object
 from rtprune.documents.pages import PageFault, PageImage, render_pages
+from rtprune.documents.rendering import PageRange, Renderers, Rendering
 from rtprune.documents.sources import SourceObject, list_objects
 
 __all__ = [
     "Document",
     "PageFault",
     "PageImage",
+    "PageRange",
+    "Renderers",
+    "Rendering",
     "SourceObject",
     "list_objects",
     "open_document",

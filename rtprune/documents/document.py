@@ -95,6 +95,26 @@ def open_document(uri: str, data: bytes, password: str | None = None) -> Documen
         return Document(uri, doc_id, "pdf", pdf.page_count, data, password)
 
 
+def open_planned(uri: str, data: bytes, doc_id: str, password: str | None = None) -> Document:
+    """The document in ``data``, which was opened before, when its pages were counted.
+
+    Raises:
+        DocumentError: as ``open_document``; "changed" where ``data`` are not the bytes of ``doc_id``.
+        UsageError: it was opened with another password then.
+    """
+    if hashlib.sha256(data).hexdigest() != doc_id:
+        raise DocumentError("changed", f"{uri} changed since it was planned", "run again to read it as it is")
+    try:
+        return open_document(uri, data, password)
+    except DocumentError as error:
+        if error.kind != "encrypted":
+            raise
+        raise UsageError(
+            f"{uri} is encrypted, and was opened with another password when it was planned",
+            "run again with that --password",
+        ) from error
+
+
 def _credentials_rejected(uri: str) -> bool:
     """Whether the store refuses us rather than this object. Asks again: the reply to a size query gives no reason."""
     filesystem, path = open_filesystem(uri)

@@ -80,16 +80,30 @@ def render_pages(
         dpi: resolution for PDF pages; pictures keep their own pixels.
         max_pixels: a page that would have more is made at a smaller scale, see ``PageImage.scale``.
     """
-    opened = _pdf_renderer if document.kind == "pdf" else _picture_renderer
     try:
-        with opened(document, dpi, max_pixels) as render:
+        with open_pages(document, dpi, max_pixels) as render:
             for page in pages:
-                if 1 <= page <= document.page_count:
-                    yield _attempt(render, page)
-                else:
-                    yield PageFault(page, "no-such-page", f"{document.uri} has {document.page_count} pages", 0.0)
+                yield render(page)
     except DocumentError as error:  # it opened before, so its bytes or its password are not those it was made with
         yield from (PageFault(page, error.kind, str(error), 0.0) for page in pages)
+
+
+@contextmanager
+def open_pages(document: Document, dpi: int, max_pixels: int) -> Iterator[Callable[[int], PageImage | PageFault]]:
+    """What renders a page (1-based) of ``document``, valid within the block; see ``render_pages``.
+
+    Raises:
+        DocumentError: the document does not open.
+    """
+    opened = _pdf_renderer if document.kind == "pdf" else _picture_renderer
+    with opened(document, dpi, max_pixels) as render:
+
+        def attempt(page: int) -> PageImage | PageFault:
+            if 1 <= page <= document.page_count:
+                return _attempt(render, page)
+            return PageFault(page, "no-such-page", f"{document.uri} has {document.page_count} pages", 0.0)
+
+        yield attempt
 
 
 def _attempt(render: Render, page: int) -> PageImage | PageFault:
