@@ -1,4 +1,4 @@
-"""The command line: ``rtprune page``, ``run``, ``stats``, ``models``, ``bench``.
+"""The command line: ``rtprune page``, ``run``, ``stats``, ``compact``, ``verify``, ``models``, ``bench``.
 
 What takes seconds to import (torch, transformers, Ray) is imported by the command that needs it.
 """
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     stats = commands.add_parser("stats", help="print what a dataset holds: pages, failures by reason, tokens saved")
     stats.add_argument("output", metavar="OUTPUT", help="the OUTPUT of a run")
     stats.set_defaults(command=_stats)
+    _add_upkeep(commands)
 
     models = commands.add_parser("models", help="list the model families: published names, licences, modes, prompts")
     models.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -87,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure what things cost on this machine")
     kinds = bench.add_subparsers(required=True, metavar="WHAT", title="what")
     prune = kinds.add_parser("prune", help="pruning against its published formulation, and against prefill")
-    prune.add_argument("--model", help="measure on this model's own features and prefill; random features when absent")
+    prune.add_argument(
+        "--model",
+        help="measure on this model's own features and prefill ('random': full size, random weights); random features "
+        "when absent",
+    )
     prune.add_argument("--repeats", type=int, default=20, help="runs of each measurement (default: 20)")
     prune.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     prune.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -96,12 +101,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_upkeep(commands: Any) -> None:
+    compact = commands.add_parser("compact", help="gather a dataset's small files into large ones")
+    compact.add_argument("output", metavar="OUTPUT", help="the OUTPUT of a run")
+    compact.add_argument(
+        "--target-mb",
+        type=int,
+        metavar="N",
+        help="size of the new files in MB; files smaller than half of it are gathered (default: 128)",
+    )
+    compact.set_defaults(command=_compact)
+
+    verify = commands.add_parser("verify", help="prove that every planned page is in one row, or say what is off")
+    verify.add_argument("output", metavar="OUTPUT", help="the OUTPUT of a run")
+    verify.add_argument("--quick", action="store_true", help="believe files of the right size without their SHA-256")
+    verify.add_argument("--complete", action="store_true", help="fail as well while there are pages not read yet")
+    verify.add_argument("--json", action="store_true", help="print JSON instead of text")
+    verify.set_defaults(command=_verify)
+
+
 def _add_bench_engine(kinds: Any) -> None:
     engine = kinds.add_parser("engine", help="reading pages, against transformers' own generate")
-    engine.add_argument("--model", default="mini", help="the model that reads (default: mini)")
+    engine.add_argument(
+        "--model",
+        default="mini",
+        help="the model that reads, or 'random': full-size DeepSeek-OCR with random weights (default: mini)",
+    )
+    engine.add_argument("--mode", help="view size; the model's own default when absent")
+    engine.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), help="bfloat16 on a GPU, float32 on a CPU when absent"
+    )
+    engine.add_argument(
+        "--output-tokens",
+        type=int,
+        help="an answer's tokens: at most, or with random weights exactly (default: 512, or 256)",
+    )
     engine.add_argument("--pages", type=int, default=16, help="pages that are read (default: 16)")
     engine.add_argument("--slots", type=int, default=16, help="pages the engine decodes together (default: 16)")
     engine.add_argument("--repeats", type=int, default=3, help="runs of each measurement (default: 3)")
+    engine.add_argument(
+        "--bandwidth-gb-s", type=float, help="the device's memory bandwidth, 10^9 bytes a second; measured when absent"
+    )
     engine.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     engine.add_argument("--json", action="store_true", help="print JSON instead of a table")
     engine.set_defaults(command=_bench_engine)
@@ -211,6 +251,27 @@ def _stats(*, output: str) -> int:
     return 0
 
 
+def _compact(*, output: str, target_mb: int | None) -> int:
+    from rtprune.dataset import Output, compact_dataset
+    from rtprune.dataset.compact import target_bytes
+    from rtprune.report.upkeep import compaction_summary
+
+    target = target_bytes(target_mb)
+    found = Output.existing(output)
+    print(compaction_summary(found.uri, compact_dataset(found, target=target)))
+    return 0
+
+
+def _verify(*, output: str, quick: bool, complete: bool, json: bool) -> int:
+    from rtprune.dataset import Output, verify_dataset
+    from rtprune.report.upkeep import verdict_summary, verdict_values
+
+    found = Output.existing(output)
+    verdict = verify_dataset(found, quick=quick)
+    print(dumps(verdict_values(found.uri, verdict), indent=2) if json else verdict_summary(found.uri, verdict))
+    return 0 if verdict.sound and not (complete and verdict.unread_pages) else FAILED
+
+
 def _models(*, json: bool) -> int:
     from rtprune.models import families
     from rtprune.report.families import family_list, family_values
@@ -226,27 +287,31 @@ def _bench_prune(*, model: str | None, repeats: int, threads: int, json: bool) -
     import torch
 
     from rtprune.bench.prune import bench_prune, report
-    from rtprune.models import load_model
+    from rtprune.bench.random_model import bench_model
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = bench_prune(load_model(model) if model else None, repeats=repeats, device=device)
+    found = bench_prune(bench_model(model) if model else None, repeats=repeats, device=device)
     print(dumps(found, indent=2) if json else report(found))
     return 0
 
 
-def _bench_engine(*, model: str, pages: int, slots: int, repeats: int, threads: int, json: bool) -> int:
-    counts = {"pages": pages, "slots": slots, "repeats": repeats, "threads": threads}
-    for name, number in counts.items():
-        if number < 1:
-            raise UsageError(f"--{name} must be at least 1")
+def _bench_engine(*, threads: int, json: bool, **given: Any) -> int:
+    for name, number in (given | {"threads": threads}).items():
+        if isinstance(number, int) and number < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    bandwidth = given["bandwidth_gb_s"]
+    if bandwidth is not None and not 0 < bandwidth < float("inf"):
+        raise UsageError(f"--bandwidth-gb-s must be a number above 0, got {bandwidth}")
     import torch
 
     from rtprune.bench.engine import bench_engine, report
-    from rtprune.models import load_model
+    from rtprune.bench.random_model import models_to_compare
 
     torch.set_num_threads(threads)
-    found = bench_engine(load_model(model), pages=pages, slots=slots, repeats=repeats)
+    model, reference = models_to_compare(given.pop("model"), given.pop("dtype"))
+    tokens = given.pop("output_tokens") or (512 if model.end_token_ids else 256)
+    found = bench_engine(model, reference=reference, output_tokens=tokens, **given)
     print(dumps(found, indent=2) if json else report(found))
     return 0
 

@@ -173,6 +173,19 @@ def find(uri: str, suffix: str = "") -> list[str]:
     return sorted(scheme + found for found in paths if found.startswith(path + "/") and found.endswith(suffix))
 
 
+def delete_many(uris: Sequence[str]) -> None:
+    """Remove objects, a thousand a request where the store can; those that are gone already are no error."""
+    if not uris:
+        return
+    filesystem, _ = open_filesystem(uris[0])
+    with store_errors(uris[0]):
+        if is_remote(uris[0]):
+            filesystem.rm([open_filesystem(uri)[1] for uri in uris])
+            return
+    for uri in uris:
+        delete(uri)
+
+
 def delete(uri: str) -> None:
     """Remove one object; one that is gone already is no error."""
     filesystem, path = open_filesystem(uri)

@@ -19,6 +19,6 @@ def discover(run: Run) -> Found:
         found.objects,
         run.source,
         len(found.new),
-        len(found.pending),
+        found.pending.units,
     )
     return found

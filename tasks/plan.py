@@ -18,6 +18,6 @@ def plan(run: Run, found: Found) -> Planned:
         "%d documents looked into, %d cannot be opened; %d units to read",
         planned.documents,
         planned.documents_failed,
-        len(planned.units),
+        planned.pending.units,
     )
     return planned

@@ -8,29 +8,28 @@ with another file can be deleted at any time by anybody, and why one without a m
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from rtprune.dataset.output import Output, data_file, unit_of
+from rtprune.dataset.files import (
+    CommittedFile,
+    FileSet,
+    delete_files,
+    file_set,
+    found_files,
+    json_bytes,
+    manifest_files,
+    marked_file,
+    marker_uris,
+    record_compaction,
+    unit_name,
+)
+from rtprune.dataset.output import Output, compaction_of, data_file
 from rtprune.dataset.plan import WorkUnit, load_plans, standing_documents, write_documents
 from rtprune.dataset.schema import SCHEMA_VERSION, PageRow, RunRow, page_table, parquet_bytes, row_count, run_table
 from rtprune.errors import RTPruneError
-from rtprune.store import create_if_absent, delete, find, get, get_many, join, put
-
-
-@dataclass(frozen=True, slots=True)
-class CommittedFile:
-    """A data file that is part of the dataset: ``file`` is its path within OUTPUT, ``bytes`` its size."""
-
-    unit_id: str
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-    run_id: str
+from rtprune.store import create_if_absent, delete, find, get, join, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def commit_unit(output: Output, unit: WorkUnit, rows: Sequence[PageRow], run_id:
     """Make ``rows`` part of the dataset, unless another worker has committed the unit before.
 
     Returns:
-        The file that holds the unit's rows: ours, or the one of whoever came first (ours is then deleted).
+        The file that the unit's marker names: ours, or the one of whoever came first (ours is then deleted).
 
     Raises:
         RTPruneError: ``rows`` are not exactly the unit's pages, each once.
@@ -63,9 +62,9 @@ def commit_unit(output: Output, unit: WorkUnit, rows: Sequence[PageRow], run_id:
     ours = CommittedFile(unit.unit_id, data_file(run_id, unit.unit_id, sha256), len(rows), len(data), sha256, run_id)
     put(join(output.uri, ours.file), data)
     marker = output.marker_uri(unit.unit_id)
-    if create_if_absent(marker, _json_bytes(asdict(ours))):
+    if create_if_absent(marker, json_bytes(asdict(ours))):
         return ours
-    first = _committed_file(_json(get(marker), marker), marker)
+    first = marked_file(get(marker), marker)
     if first.file != ours.file:  # equal when an answer got lost and the store was asked twice
         delete(join(output.uri, ours.file))
     return first
@@ -73,38 +72,57 @@ def commit_unit(output: Output, unit: WorkUnit, rows: Sequence[PageRow], run_id:
 
 def committed_units(output: Output) -> set[str]:
     """Ids of the units whose rows are part of the dataset: what a resumed run leaves out."""
-    return {_unit_name(uri) for uri in _markers(output)}
+    return {unit_name(uri) for uri in marker_uris(output)}
 
 
-def committed_files(output: Output) -> dict[str, CommittedFile]:
-    """The files that make up the dataset now, by unit id."""
-    return _with_unlisted(output, _manifested(output))
-
-
-def _with_unlisted(output: Output, listed: Mapping[str, CommittedFile]) -> dict[str, CommittedFile]:
-    """``listed`` and what was committed since: only markers that no manifest lists need to be fetched."""
-    unlisted = [uri for uri in _markers(output) if _unit_name(uri) not in listed]
-    marked = (_committed_file(_json(data, uri), uri) for uri, data in get_many(unlisted).items())
-    return {**listed, **{file.unit_id: file for file in marked}}
+def is_committed(output: Output, unit_id: str) -> bool:
+    """Whether the unit's rows are part of the dataset."""
+    try:
+        get(output.marker_uri(unit_id))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def publish(output: Output, run_id: str) -> Published:
     """Leave only committed files in the data folders, and list those not listed yet in the run's manifest.
 
     A manifest names the files that became visible since the manifests before it; together they name the dataset.
-    Publishing is safe beside running workers and may be repeated; where all is published it writes nothing.
+    Publishing is safe beside running workers and compactions and may be repeated; where all is published it writes
+    nothing.
     """
-    files = [uri.removeprefix(output.uri + "/") for uri in find(join(output.uri, "pages"), ".parquet")]
-    listed = _manifested(output)
-    committed = _with_unlisted(output, listed)
-    orphans = [file for file in files if (unit := unit_of(file)) in committed and committed[unit].file != file]
-    for file in orphans:
-        delete(join(output.uri, file))
+    orphans, now = remove_orphans(output)
     restored = _restore_documents(output)
-    new = [file for unit_id, file in sorted(committed.items()) if unit_id not in listed]
-    if new:
-        _add_to_manifest(output.manifest_uri(run_id), new)
-    return Published(len(new), len(orphans), restored)
+    if now.unlisted:
+        _add_to_manifest(output.manifest_uri(run_id), now.unlisted)
+    return Published(len(now.unlisted), orphans, restored)
+
+
+def remove_orphans(output: Output) -> tuple[int, FileSet]:
+    """Delete the data files that can never be part of the dataset again; returns how many, and the files that are.
+
+    Where the dataset lacks a file nothing is deleted: its records may be what was lost, and the rows lie elsewhere.
+    """
+    found = found_files(output)  # first, because a file is put before whatever makes it part of the dataset
+    now = file_set(output)
+    lacking = {file.file for file in now.files} - set(found)
+    if lacking and not lacking <= set(found_files(output)):
+        return 0, now
+    now = _with_numbers_taken(output, now, found)
+    return delete_files(output, filter(now.orphaned, found)), now
+
+
+def _with_numbers_taken(output: Output, now: FileSet, found: Iterable[str]) -> FileSet:
+    """See to it that no file in ``found`` waits for its record.
+
+    What a compaction put without coming to its record might still become part of the dataset; an empty record of that
+    number settles that it never will. A compaction that is at work, and not dead, takes the next number.
+    """
+    numbers = set(map(compaction_of, found))
+    records = list(now.records)
+    while len(records) + 1 in numbers and record_compaction(output, len(records) + 1, None):
+        records.append(None)
+    return replace(now, records=records)
 
 
 def record_run(output: Output, row: RunRow) -> None:
@@ -138,57 +156,10 @@ def _restore_documents(output: Output) -> int:
     return restored
 
 
-def _markers(output: Output) -> list[str]:
-    return find(join(output.uri, "_rtprune", "markers"), ".json")
-
-
-def _unit_name(marker: str) -> str:
-    return marker.rsplit("/", 1)[1].removesuffix(".json")
-
-
-def _manifested(output: Output) -> dict[str, CommittedFile]:
-    """What the manifests list, by unit id."""
-    manifests = get_many(find(join(output.uri, "_rtprune", "manifests"), ".json"))
-    return {file.unit_id: file for uri, data in manifests.items() for file in _manifest_files(data, uri)}
-
-
-def _manifest_files(data: bytes, uri: str) -> list[CommittedFile]:
-    return [_committed_file(entry, uri) for entry in _json(data, uri)["files"]]
-
-
 def _add_to_manifest(uri: str, files: Sequence[CommittedFile]) -> None:
     try:
-        before = _manifest_files(get(uri), uri)
+        before = manifest_files(get(uri), uri)
     except FileNotFoundError:
         before = []
     content = {"schema_version": SCHEMA_VERSION, "files": [asdict(file) for file in [*before, *files]]}
-    put(uri, _json_bytes(content))
-
-
-def _json_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, sort_keys=True) + "\n").encode()
-
-
-def _json(data: bytes, uri: str) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise _damaged(uri) from error
-    if not isinstance(content, dict):
-        raise _damaged(uri)
-    return content
-
-
-def _committed_file(content: Mapping[str, Any], uri: str) -> CommittedFile:
-    """A marker's or manifest's entry, checked: what lies in a store must not lead a reader out of OUTPUT."""
-    try:
-        file = CommittedFile(**content)
-    except TypeError as error:
-        raise _damaged(uri) from error
-    if unit_of(file.file) != file.unit_id:
-        raise _damaged(uri)
-    return file
-
-
-def _damaged(uri: str) -> RTPruneError:
-    return RTPruneError(f"{uri} is damaged", "restore it from a backup, or start a new OUTPUT")
+    put(uri, json_bytes(content))

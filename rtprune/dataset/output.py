@@ -3,12 +3,14 @@
 ::
 
     OUTPUT/pages/run=<run>/u-<unit>-<hash>.parquet   one row per page
+    OUTPUT/pages/run=<id>/c-<number>-<hash>.parquet  rows of many units, in place of their own files
     OUTPUT/documents/run=<run>/d-<plan>.parquet      one row per object
     OUTPUT/runs/run=<run>/run.parquet                one row per run
     OUTPUT/_rtprune/config.json                      what decides a row's content; one per OUTPUT
     OUTPUT/_rtprune/plans/<number>.parquet           append-only: which objects, cut into which units
     OUTPUT/_rtprune/markers/<unit>.json              first come, first served: the file that holds the unit
     OUTPUT/_rtprune/manifests/<run>.json             the files that became visible with a run
+    OUTPUT/_rtprune/compactions/<number>.json        append-only: the file that took the place of others
 
 Control files lie apart because globs over a data folder (DuckDB, Polars) do not skip them there.
 """
@@ -32,11 +34,25 @@ from rtprune.store import create_if_absent, get, is_remote, join, open_filesyste
 #: Starts with a letter: readers would take a partition value that looks like a number or a date for one.
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _DATA_FILE = re.compile(r"pages/run=[A-Za-z0-9_-]+/u-(?P<unit>[0-9a-f]{24})-[0-9a-f]{16}\.parquet")
+_COMPACTED_FILE = re.compile(r"pages/run=[A-Za-z0-9_-]+/c-(?P<number>[0-9]{6})-[0-9a-f]{16}\.parquet")
 
 
 def new_run_id() -> str:
     """A fresh run id; later ones sort later."""
-    return f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return _new_id("r")
+
+
+def new_compaction_id() -> str:
+    """A fresh id for a compaction; later ones sort later, all of them after those of runs.
+
+    Whoever lists the pages in the order of their keys while a compaction is at work then meets the new file after
+    those it replaces, and so may see rows twice, but none too few.
+    """
+    return _new_id("z")
+
+
+def _new_id(letter: str) -> str:
+    return f"{letter}{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def check_run_id(run_id: str) -> None:
@@ -115,6 +131,10 @@ class Output:
         """Where the run's manifest lies."""
         return join(self.uri, "_rtprune", "manifests", f"{run_id}.json")
 
+    def compaction_uri(self, number: int) -> str:
+        """Where the record of compaction ``number`` (from 1) lies."""
+        return join(self.uri, "_rtprune", "compactions", f"{number:06d}.json")
+
     def documents_uri(self, run_id: str, plan: int) -> str:
         """Where the ``documents`` rows of a plan lie."""
         return join(self.uri, "documents", f"run={run_id}", f"d-{plan:06d}.parquet")
@@ -131,9 +151,21 @@ def data_file(run_id: str, unit_id: str, sha256: str) -> str:
 
 
 def unit_of(file: str) -> str | None:
-    """The unit whose rows a path within OUTPUT holds; ``None`` for a path that is not a data file's."""
+    """The unit whose rows a path within OUTPUT holds; ``None`` for a path that is not a unit's data file."""
     match = _DATA_FILE.fullmatch(file)
     return match["unit"] if match else None
+
+
+def compacted_file(compaction_id: str, number: int, sha256: str) -> str:
+    """Path within OUTPUT of the rows that compaction ``number`` gathers."""
+    check_run_id(compaction_id)
+    return f"pages/run={compaction_id}/c-{number:06d}-{sha256[:16]}.parquet"
+
+
+def compaction_of(file: str) -> int | None:
+    """The number of the compaction that a path within OUTPUT was written for; ``None`` for any other path."""
+    match = _COMPACTED_FILE.fullmatch(file)
+    return int(match["number"]) if match else None
 
 
 def _absolute(uri: str) -> str:

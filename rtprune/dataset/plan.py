@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtprune.dataset.output import Output, check_run_id
@@ -58,6 +60,14 @@ class WorkUnit:
             for page in range(piece.first_page, piece.last_page + 1):
                 yield piece.doc_id, page
 
+    def page_slice(self, index: int) -> PageSlice:
+        """The page that comes ``index``-th in ``pages()``, alone. Raises ``IndexError`` when there is none."""
+        for piece in self.slices:
+            if 0 <= index < piece.page_count:
+                return replace(piece, first_page=piece.first_page + index, last_page=piece.first_page + index)
+            index -= piece.page_count
+        raise IndexError(f"unit {self.unit_id} has {self.page_count} pages")
+
 
 def plan_units(documents: Iterable[DocumentRow], config_hash: str, unit_pages: int) -> tuple[WorkUnit, ...]:
     """Cut the documents with status "ok" into units of at most ``unit_pages`` pages.
@@ -85,7 +95,7 @@ def plan_units(documents: Iterable[DocumentRow], config_hash: str, unit_pages: i
     return tuple(units)
 
 
-def _classify(documents: Iterable[DocumentRow], known: Collection[str]) -> list[DocumentRow]:
+def _classify(documents: Iterable[DocumentRow], known: Collection[bytes]) -> list[DocumentRow]:
     """The documents in order of URI, each object once, those whose bytes were met before marked as duplicates."""
     seen: set[str] = set()
     objects: dict[tuple[str, str], DocumentRow] = {}
@@ -95,7 +105,7 @@ def _classify(documents: Iterable[DocumentRow], known: Collection[str]) -> list[
         if row.status == "ok":
             if row.doc_id is None or row.pages is None or row.pages < 1:
                 raise ValueError(f"document {row.uri} has status 'ok' but no doc_id or no pages")
-            if row.doc_id in seen or row.doc_id in known:
+            if row.doc_id in seen or _brief(row.doc_id) in known:
                 row = replace(row, status="duplicate")
             seen.add(row.doc_id or "")
         objects[row.uri, row.version] = row
@@ -128,14 +138,16 @@ PLAN = DOCUMENTS.append(
 
 
 class PlanLog:
-    """The plans of one OUTPUT, as loaded, and the way to append to them."""
+    """The plans of one OUTPUT, as loaded, and the way to append to them.
+
+    It knows every object planned, by 16 bytes of a hash: some hundred bytes of memory each, for millions of objects.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._count = 0
-        self._units: list[WorkUnit] = []
-        self._failures: dict[tuple[str, str], str | None] = {}  # of every object planned; None for those opened
-        self._doc_ids: set[str] = set()
+        self._failures: dict[bytes, str | None] = {}  # of every object planned; None for those opened
+        self._doc_ids: set[bytes] = set()
         self.reload()
 
     @property
@@ -145,25 +157,26 @@ class PlanLog:
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:
-        """Units of all plans loaded, oldest plan first."""
-        return tuple(self._units)
+        """Units of all plans, oldest plan first."""
+        return tuple(unit for plan in _plans(self._output) for unit in _units_of(plan))
 
     def covers(self, uri: str, version: str) -> bool:
         """Whether a plan has this object in this version, so that there is no need to open it again."""
-        return (storable(uri), version) in self._failures
+        return _fingerprint(uri, version) in self._failures
 
     def failure(self, uri: str, version: str) -> str | None:
         """The ``error_type`` of an object that is planned but could not be opened, else ``None``."""
-        return self._failures.get((storable(uri), version))
+        return self._failures.get(_fingerprint(uri, version))
 
     def reload(self) -> None:
         """Load the plans that were appended since."""
-        while True:
-            try:
-                data = get(self._output.plan_uri(self._count + 1))
-            except FileNotFoundError:
-                return
-            self._take(plan_table(data, self._output.plan_uri(self._count + 1)))
+        for _ in self._new_plans():
+            pass
+
+    def _new_plans(self) -> Iterator[pa.Table]:
+        for plan in _plans(self._output, self._count + 1):
+            self._take(plan)
+            yield plan
 
     def append(self, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> tuple[WorkUnit, ...]:
         """Plan those of ``documents`` that no plan covers yet, or has as failed for what is not so any more.
@@ -176,13 +189,13 @@ class PlanLog:
             UsageError: ``run_id`` cannot name a folder.
         """
         check_run_id(run_id)
-        before = len(self._units)
+        learnt: list[WorkUnit] = []
         rows = [replace(row, uri=storable(row.uri)) for row in documents]
         while True:
-            self.reload()
+            learnt.extend(unit for plan in self._new_plans() for unit in _units_of(plan))
             new = _classify(filter(self._lacks, rows), self._doc_ids)
             if not new:
-                return tuple(self._units[before:])
+                return tuple(learnt)
             units = plan_units(new, self._output.config_hash, unit_pages)
             stamped = document_table(
                 new, run_id=run_id, config_hash=self._output.config_hash, discovered_at=datetime.now(UTC)
@@ -192,7 +205,7 @@ class PlanLog:
             if create_if_absent(self._output.plan_uri(number), parquet_bytes(plan)):
                 write_documents(self._output, number, run_id, stamped)
                 self._take(plan)
-                return tuple(self._units[before:])
+                return (*learnt, *_units_of(plan))
 
     def _lacks(self, row: DocumentRow) -> bool:
         before = self.failure(row.uri, row.version)
@@ -205,10 +218,62 @@ class PlanLog:
         for uri, version, status, doc_id, error_type in zip(
             *(plan.column(name).to_pylist() for name in names), strict=True
         ):
-            self._failures[uri, version] = error_type if status == "failed" else None
+            failure = sys.intern(error_type) if status == "failed" and error_type else None
+            self._failures[_fingerprint(uri, version)] = failure
             if status == "ok":
-                self._doc_ids.add(doc_id)
-        self._units.extend(_units_of(plan))
+                self._doc_ids.add(_brief(doc_id))
+
+
+def _fingerprint(uri: str, version: str) -> bytes:
+    return hashlib.blake2b(f"{storable(uri)}\0{version}".encode(), digest_size=16).digest()
+
+
+def _brief(doc_id: str) -> bytes:
+    """Half of a SHA-256, which is as far from meeting its like as a half needs to be."""
+    return doc_id[:32].encode()
+
+
+def _plans(output: Output, first: int = 1) -> Iterator[pa.Table]:
+    """The tables of the plans from number ``first`` on, one in memory at a time."""
+    for number in count(first):
+        uri = output.plan_uri(number)
+        try:
+            data = get(uri)
+        except FileNotFoundError:
+            return
+        yield plan_table(data, uri)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is planned and not committed yet."""
+
+    units: int
+    pages: int
+
+
+def pending(output: Output, committed: Collection[str]) -> Pending:
+    """How much is planned of which ``committed`` (unit ids) does not tell."""
+    units = pages = 0
+    done = pa.array(committed, pa.string())
+    for plan in _plans(output):
+        pieces = plan.column("slices").combine_chunks().flatten()
+        some = pa.table(
+            {
+                "unit": pieces.field("unit_id"),
+                "pages": pc.add(pc.subtract(pieces.field("last_page"), pieces.field("first_page")), 1),
+            }
+        )
+        some = some.filter(pc.invert(pc.is_in(some.column("unit"), value_set=done)))
+        units += pc.count_distinct(some.column("unit")).as_py()
+        pages += pc.sum(some.column("pages")).as_py() or 0
+    return Pending(units, pages)
+
+
+def pending_units(output: Output, committed: Collection[str]) -> Iterator[WorkUnit]:
+    """The units that are planned and not among ``committed`` (unit ids), oldest plan first, a plan at a time."""
+    for plan in _plans(output):
+        yield from (unit for unit in _units_of(plan) if unit.unit_id not in committed)
 
 
 def _with_slices(documents: pa.Table, units: Iterable[WorkUnit]) -> pa.Table:

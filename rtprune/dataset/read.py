@@ -1,30 +1,35 @@
-"""Reading a dataset: committed rows only, at any time, also while runs are writing.
+"""Reading a dataset: committed rows only, at any time, also while runs are writing and compactions at work.
 
-After a publish any Parquet reader sees the same rows by a plain glob over ``OUTPUT/pages/**/*.parquet``.
+After a publish any Parquet reader sees the same rows by a plain glob over ``OUTPUT/pages/**/*.parquet``, as long as no
+compaction is at work.
 """
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from rtprune.dataset.commit import committed_files
+from rtprune.dataset.files import file_set
 from rtprune.dataset.output import Output
 from rtprune.dataset.plan import load_plans, standing_documents
 from rtprune.dataset.schema import DOCUMENTS, PAGES
-from rtprune.errors import RTPruneError, UsageError
+from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import join, open_filesystem, store_errors
 
 #: The stages that a page's time is divided into.
 STAGES = ("render", "encode", "prune", "prefill", "decode")
+
+#: How often a reader begins again because a compaction replaced a file that it was about to read.
+BEGINNINGS = 10
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,13 @@ def read_pages(output: Output, columns: Sequence[str] | None = None) -> pa.Table
 
     Raises:
         UsageError: a column that there is not.
+        StoreError: compactions replaced files faster than they could be read.
         RTPruneError: a file of the dataset is missing or damaged.
     """
-    with _reading(output):
-        return _scanner(output, columns).to_table()
+    unknown = sorted(set(columns or ()) - set(PAGES.names))
+    if unknown:
+        raise UsageError(f"pages have no column {unknown[0]!r}", f"there are {', '.join(PAGES.names)}")
+    return _scan(output, columns, lambda scanner: scanner.to_table())
 
 
 def read_documents(output: Output) -> pa.Table:
@@ -77,32 +85,47 @@ def read_documents(output: Output) -> pa.Table:
 
 
 def statistics(output: Output) -> Statistics:
-    """Counts and sums over the committed rows, in constant memory."""
-    tokens = ("visual_tokens_before", "visual_tokens_after", "prompt_tokens", "output_tokens")
-    times = tuple(f"{stage}_ms" for stage in STAGES)
-    pages: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
-    sums = dict.fromkeys((*tokens, *times, "audit_distance"), 0)
-    audited = 0
-    for batch in _batches(output, ("status", "error_type", *sums)):
-        audited += pc.count(batch.column("audit_distance")).as_py()
-        pages.update(batch.column("status").to_pylist())
-        failures.update(_reasons(batch))
-        for name in sums:
-            sums[name] += pc.sum(batch.column(name)).as_py() or 0
+    """Counts and sums over the committed rows, in constant memory. Raises as ``read_pages`` does."""
+    sums = _scan(output, ("status", "error_type", *_SUMMED), _sums)
     documents = read_documents(output)
     planned = documents.filter(pc.equal(documents.column("status"), "ok"))
     return Statistics(
-        pages=dict(sorted(pages.items())),
+        pages=dict(sorted(sums.pages.items())),
         documents=dict(sorted(Counter(documents.column("status").to_pylist()).items())),
-        page_failures=dict(failures.most_common()),
+        page_failures=dict(sums.failures.most_common()),
         document_failures=dict(Counter(_reasons(documents)).most_common()),
         planned_pages=pc.sum(planned.column("pages")).as_py() or 0,
-        **{name: int(sums[name]) for name in tokens},
-        stage_ms={stage: float(sums[f"{stage}_ms"]) for stage in STAGES},
-        audited_pages=audited,
-        audit_distance=sums["audit_distance"] / audited if audited else None,
+        **{name: int(sums.totals[name]) for name in _TOKENS},
+        stage_ms={stage: float(sums.totals[f"{stage}_ms"]) for stage in STAGES},
+        audited_pages=sums.audited,
+        audit_distance=sums.totals["audit_distance"] / sums.audited if sums.audited else None,
     )
+
+
+_TOKENS = ("visual_tokens_before", "visual_tokens_after", "prompt_tokens", "output_tokens")
+_SUMMED = (*_TOKENS, *(f"{stage}_ms" for stage in STAGES), "audit_distance")
+
+
+@dataclass(frozen=True)
+class _Sums:
+    pages: Counter[str]
+    failures: Counter[str]
+    totals: Mapping[str, float]
+    audited: int
+
+
+def _sums(scanner: pads.Scanner) -> _Sums:
+    pages: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    totals: dict[str, float] = dict.fromkeys(_SUMMED, 0)
+    audited = 0
+    for batch in scanner.to_batches():
+        audited += pc.count(batch.column("audit_distance")).as_py()
+        pages.update(batch.column("status").to_pylist())
+        failures.update(_reasons(batch))
+        for name in _SUMMED:
+            totals[name] += pc.sum(batch.column(name)).as_py() or 0
+    return _Sums(pages, failures, totals, audited)
 
 
 def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:
@@ -110,9 +133,24 @@ def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:
     return [reason or "unknown" for reason in failed.column("error_type").to_pylist()]
 
 
-def _batches(output: Output, columns: Sequence[str]) -> Iterator[Any]:
-    with _reading(output):
-        yield from _scanner(output, columns).to_batches()
+def _scan(output: Output, columns: Sequence[str] | None, take: Callable[[pads.Scanner], T]) -> T:
+    """What ``take`` makes of the committed rows; it begins again where a compaction has replaced a file meanwhile."""
+    files = _files(output)
+    for _ in range(BEGINNINGS):
+        try:
+            with _reading(output):
+                return take(_scanner(output, files, columns))
+        except FileNotFoundError as error:
+            before, files = files, _files(output)
+            if files == before:
+                raise _damaged(output, error) from error
+    raise StoreError(
+        f"compactions replaced files of {output.uri} faster than they could be read", "read again when they are done"
+    )
+
+
+def _files(output: Output) -> list[str]:
+    return [file.file for file in file_set(output).files]
 
 
 @contextmanager
@@ -120,23 +158,25 @@ def _reading(output: Output) -> Iterator[None]:
     with store_errors(output.uri):
         try:
             yield
+        except FileNotFoundError:
+            raise
         except (OSError, pa.ArrowInvalid) as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise RTPruneError(
-                f"the dataset at {output.uri} is damaged: {' '.join(str(error).split())}",
-                "restore its files from a backup, or read the corpus into a new OUTPUT",
-            ) from error
+            raise _damaged(output, error) from error
 
 
-def _scanner(output: Output, columns: Sequence[str] | None) -> pads.Scanner:
-    unknown = sorted(set(columns or ()) - set(PAGES.names))
-    if unknown:
-        raise UsageError(f"pages have no column {unknown[0]!r}", f"there are {', '.join(PAGES.names)}")
+def _damaged(output: Output, error: Exception) -> RTPruneError:
+    return RTPruneError(
+        f"the dataset at {output.uri} is damaged: {' '.join(str(error).split())}",
+        "restore its files from a backup, or read the corpus into a new OUTPUT",
+    )
+
+
+def _scanner(output: Output, files: Sequence[str], columns: Sequence[str] | None) -> pads.Scanner:
     filesystem, root = open_filesystem(output.uri)
-    files = [join(root, file.file) for file in committed_files(output).values()]
     read = pads.ParquetFileFormat(default_fragment_scan_options=_verified())
-    dataset = pads.dataset(sorted(files), schema=PAGES, format=read, filesystem=filesystem)
+    dataset = pads.dataset([join(root, file) for file in files], schema=PAGES, format=read, filesystem=filesystem)
     return dataset.scanner(columns=None if columns is None else list(columns))
 
 

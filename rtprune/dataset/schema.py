@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 #: Raised by one whenever a column is added, dropped or changes its meaning.
 SCHEMA_VERSION = 1
 
-PageStatus = Literal["ok", "empty", "truncated", "loop", "failed"]
+PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 DocumentStatus = Literal["ok", "failed", "duplicate"]
 RunStatus = Literal["running", "finished", "stopped", "failed"]
 
@@ -44,7 +44,8 @@ class PageRow:
     ``page`` counts from 1; ``attempts`` from 1. ``decode_steps`` are passes of the decoder, fewer than the output's
     tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed. ``rung`` is the way of reading that
     gave the text. ``audit_distance`` is the normalised edit distance of the text to that of the same page unpruned,
-    where it was read both ways.
+    where it was read both ways. ``scale`` is below 1 where the picture was made smaller than the settings ask for,
+    because the page is so large.
     """
 
     doc_id: str
@@ -69,6 +70,7 @@ class PageRow:
     accepted_tokens: int | None = None
     audit_distance: float | None = None
     audit_output_tokens: int | None = None
+    scale: float | None = None
     render_ms: float | None = None
     encode_ms: float | None = None
     prune_ms: float | None = None
@@ -172,6 +174,7 @@ PAGES = _schema(
     *(pa.field(name, pa.int32()) for name in ("decode_steps", "drafted_tokens", "accepted_tokens")),
     pa.field("audit_distance", pa.float64()),
     pa.field("audit_output_tokens", pa.int32()),
+    pa.field("scale", pa.float64()),
     pa.field("render_ms", pa.float64()),
     pa.field("encode_ms", pa.float64()),
     pa.field("prune_ms", pa.float64()),
@@ -218,7 +221,7 @@ _REPEATING = frozenset(
 _WITHOUT_STATISTICS = frozenset({"text", "error_message", "settings"})
 
 #: The default of a million rows would hold gigabytes of page text in one row group.
-_ROW_GROUP_ROWS = 16_384
+ROW_GROUP_ROWS = 16_384
 
 
 def page_table(rows: Sequence[PageRow], *, run_id: str, config_hash: str) -> pa.Table:
@@ -263,21 +266,26 @@ def _storable_value(value: Any) -> Any:
 def parquet_bytes(table: pa.Table) -> bytes:
     """``table`` as one Parquet file in memory, so that it can be written in a single put."""
     sink = io.BytesIO()
-    pq.write_table(
-        table,
+    with parquet_writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    return sink.getvalue()
+
+
+def parquet_writer(sink: io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """Writes tables of ``schema`` to ``sink`` the way all files of the dataset are written."""
+    return pq.ParquetWriter(
         sink,
-        row_group_size=_ROW_GROUP_ROWS,
+        schema,
         compression="zstd",
-        use_dictionary=[name for name in table.schema.names if name in _REPEATING],
+        use_dictionary=[name for name in schema.names if name in _REPEATING],
         write_statistics=[
             field.name
-            for field in table.schema
+            for field in schema
             if field.name not in _WITHOUT_STATISTICS and not pa.types.is_nested(field.type)
         ],
         write_page_index=True,
         write_page_checksum=True,
     )
-    return sink.getvalue()
 
 
 def row_count(data: bytes) -> int:

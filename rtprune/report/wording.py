@@ -21,3 +21,10 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(number: int) -> str:
+    """``512 bytes``, ``3.4 kB``, ``1,204.0 MB``."""
+    if number < 1000:
+        return count(number, "byte")
+    return f"{number / 1000:,.1f} kB" if number < 1_000_000 else f"{number / 1_000_000:,.1f} MB"

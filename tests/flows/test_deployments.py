@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.compact_dataset import compact_dataset
 from flows.ocr_corpus import ocr_corpus
 from tests.corpus import assert_complete, quick_settings, write_corpus
 from tests.processes import wait_until
@@ -22,17 +23,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
-def test_every_deployment_names_this_flow_and_parameters_that_it_has() -> None:
+def test_every_deployment_names_a_flow_and_parameters_that_it_has() -> None:
     described = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
     deployments = {each["name"]: each for each in described["deployments"]}
-    assert deployments.keys() == {"manual", "nightly"}
-    for deployment in deployments.values():
-        file, _, name = deployment["entrypoint"].partition(":")
+    flows = {"manual": ocr_corpus, "nightly": ocr_corpus, "compaction": compact_dataset}
+    assert deployments.keys() == flows.keys()
+    for name, flow in flows.items():
+        file, _, function = deployments[name]["entrypoint"].partition(":")
         assert (REPOSITORY / file).is_file()
-        assert name == ocr_corpus.fn.__name__
-        assert set(deployment.get("parameters", {})) <= set(ocr_corpus.parameters.properties)
-    assert set(ocr_corpus.parameters.required) <= set(deployments["nightly"]["parameters"])
-    assert deployments["nightly"]["schedules"][0]["cron"] == "0 2 * * *"
+        assert (Path(file).stem, function) == (flow.fn.__module__.removeprefix("flows."), flow.fn.__name__)
+        assert set(deployments[name].get("parameters", {})) <= set(flow.parameters.properties)
+    for name, cron in (("nightly", "0 2 * * *"), ("compaction", "0 12 * * 0")):
+        (schedule,) = deployments[name]["schedules"]
+        assert (schedule["cron"], schedule["active"]) == (cron, False)
+        assert set(flows[name].parameters.required) <= set(deployments[name]["parameters"])
 
 
 def answers(port: int) -> bool:
@@ -88,4 +92,7 @@ def test_deployed_flow_is_run_by_a_worker(tmp_path: Path, random_checkpoint: Pat
         with running(["worker", "start", "--pool", "rtprune"], environment, tmp_path / "w"):
             parameters = [part for name, value in given.items() for part in ("--param", f"{name}={value}")]
             prefect("deployment", "run", "ocr-corpus/manual", *parameters, "--watch")
+            output = ("--param", f"output={tmp_path / 'out'}")
+            prefect("deployment", "run", "compact-dataset/compaction", *output, "--watch")
     assert sum(assert_complete(str(tmp_path / "out")).values()) == 4
+    assert len(list((tmp_path / "out" / "pages").rglob("*.parquet"))) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import ParameterTypeError
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.ocr_corpus import ocr_corpus
 from rtprune.cluster import steps
@@ -22,12 +20,7 @@ from tasks.discover import discover
 from tasks.publish import SAVINGS
 from tests.corpus import assert_complete, quick_settings, write_corpus
 
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    """A throw-away Prefect server and database."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def parameters(checkpoint: Path) -> dict[str, Any]:
