@@ -60,5 +60,5 @@ def ocr_corpus(
         return publish(run, found, Planned(), Done())
     with in_progress(run, found):
         planned = plan(run, found)
-        done = read(run, found, planned)
+        done = read(run, found)
         return publish(run, found, planned, done)

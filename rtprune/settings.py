@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PUBLISHED_MODEL = "deepseek-ai/DeepSeek-OCR"
+NO_MODEL = "none"
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -23,7 +24,8 @@ class ReadSettings(BaseSettings):
 
     model: str = Field(
         default=PUBLISHED_MODEL,
-        description="Published model, local folder or s3:// prefix in its layout, or 'mini' (the built-in one).",
+        description="Published model, local folder or s3:// prefix in its layout, 'mini' (the built-in one), or "
+        "'none', which renders pages and records them as skipped.",
     )
     mode: str | None = Field(
         default=None, description="View size: tiny, small, base, large or gundam; the model's own default when absent."
@@ -80,7 +82,14 @@ class RunSettings(ReadSettings):
         le=10,
         description="How often a unit may kill its worker before its pages are recorded as failed.",
     )
+    page_timeout_s: float = Field(
+        default=120.0, gt=0, description="A page fails if rendering it takes longer, a document if opening it does."
+    )
     unit_timeout_s: float = Field(default=3600.0, gt=0, description="A unit that takes longer has its worker killed.")
+    worker_pages: int = Field(default=20_000, ge=1, description="A worker that has read so many pages is replaced.")
+    worker_growth_mib: int = Field(
+        default=4096, ge=1, description="A worker whose memory has grown by so much since its first unit is replaced."
+    )
     ray_address: str | None = Field(
         default=None, description="Ray cluster to join ('auto' inside one); a local one is started when absent."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from rtprune.dataset import DocumentRow
 from rtprune.documents import SourceObject, open_document, read_object
@@ -26,6 +25,9 @@ class Inspector:
 
     def ready(self) -> None:
         """Nothing to load."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing is done ahead."""
 
     def pulse(self) -> int:
         """Objects of the batch at hand that are done."""
@@ -92,10 +94,3 @@ def batches(objects: Iterable[SourceObject]) -> Iterator[Batch]:
         total += found.size
     if batch:
         yield tuple(batch)
-
-
-def chunks(objects: Iterable[SourceObject], size: int) -> Iterator[Batch]:
-    """``objects`` in their order, ``size`` at a time."""
-    source = iter(objects)
-    while chunk := tuple(islice(source, size)):
-        yield chunk

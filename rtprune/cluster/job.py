@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from rtprune.cluster.reader import Tally
-from rtprune.dataset import Output, WorkUnit
+from rtprune.cluster.assignment import Tally
+from rtprune.dataset import Output, Pending
 from rtprune.documents import SourceObject
 from rtprune.settings import RunSettings
 
@@ -60,26 +60,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """The source held against OUTPUT: objects still to be opened, planned units that are not committed yet."""
+    """The source held against OUTPUT: objects still to be opened, and what is planned and not committed yet."""
 
     output: Output
     objects: int
     new: tuple[SourceObject, ...]
-    pending: tuple[WorkUnit, ...]
+    pending: Pending
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether no object is to be opened and every planned unit is committed."""
-        return not self.new and not self.pending
+        return not self.new and not self.pending.units
+
+
+NOTHING = Pending(0, 0)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Documents looked into by this run, and all units to be read; ``stopped`` before all objects were looked into."""
+    """Documents looked into by this run, and all that is to be read; ``stopped`` before all was looked into."""
 
     documents: int = 0
     documents_failed: int = 0
-    units: tuple[WorkUnit, ...] = ()
+    pending: Pending = NOTHING
     stopped: bool = False
 
 

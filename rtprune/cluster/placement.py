@@ -9,6 +9,7 @@ from dataclasses import dataclass
 CPUS_PER_WORKER = 2
 BYTES_PER_PARAMETER = 4  # a CPU computes in float32
 BYTES_BESIDE_WEIGHTS = 2**30
+MOST_RENDERERS = 8  # for one worker: what one GPU reads is rendered by fewer
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Placement:
         workers: how many actors.
         cpus: logical CPUs each one holds; also its number of computing threads, at least one.
         gpus: logical GPUs each one holds: Ray's bookkeeping, which also sets ``CUDA_VISIBLE_DEVICES``.
+        renderers: processes that render pages for each one.
     """
 
     workers: int
     cpus: float
     gpus: float = 0.0
+    renderers: int = 1
 
     @property
     def threads(self) -> int:
@@ -36,7 +39,7 @@ class Placement:
 
 
 def place_readers(
-    nodes: Sequence[Mapping[str, float]], workers: int | None = None, *, parameters: int = 0
+    nodes: Sequence[Mapping[str, float]], workers: int | None = None, *, parameters: int = 0, reading: bool = True
 ) -> Placement:
     """Where the actors that hold the model go: one per GPU where there are any, else one per two CPU cores.
 
@@ -46,11 +49,15 @@ def place_readers(
         nodes: resources of each live node, as in Ray's ``Resources`` ("CPU", "GPU", "memory" in bytes).
         workers: as many as this instead; they then share what there is.
         parameters: number of the model's weights.
+        reading: whether there is a model to read with; without one a worker is a core that renders.
     """
+    if not reading:
+        total = int(sum(node.get("CPU", 0) for node in nodes)) or 1
+        return Placement(workers or total, min(1.0, total / (workers or total)))
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:
         count = workers or gpus
-        return Placement(count, 1.0, 1.0 / math.ceil(count / gpus))
+        return _beside_gpus(nodes, count, 1.0 / math.ceil(count / gpus))
     usable = [node for node in nodes if node.get("CPU", 0) >= 1] or [{"CPU": 1.0}]
     cores = [int(node["CPU"]) for node in usable]
     each = min(CPUS_PER_WORKER, *cores)
@@ -66,6 +73,13 @@ def place_readers(
         return Placement(count, float(each))
     share = sum(cores) / workers
     return Placement(workers, float(min(each, int(share))) if share >= 1 else share)
+
+
+def _beside_gpus(nodes: Sequence[Mapping[str, float]], workers: int, share: float) -> Placement:
+    """A core for the worker itself; of the others on its node, even shares for renderers."""
+    cores = [node.get("CPU", 1.0) * share / node["GPU"] for node in nodes if node.get("GPU", 0)]
+    renderers = max(1, min(MOST_RENDERERS, int(min(cores)) - 1))
+    return Placement(workers, 1.0 + renderers if min(cores) >= 1 + renderers else 1.0, share, renderers)
 
 
 def place_inspectors(nodes: Sequence[Mapping[str, float]], batches: int) -> Placement:

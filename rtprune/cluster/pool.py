@@ -1,6 +1,6 @@
 """A supervisor that feeds units of work to Ray actors and accounts for every one of them.
 
-It knows nothing of documents: an actor is anything with ``ready()``, ``work(unit, attempt)`` and ``pulse()``. Ray's own
+It knows nothing of documents: an actor is anything with ``ready``, ``prepare``, ``work`` and ``pulse``. Ray's own
 restarts and retries stay off, because they repeat a unit that kills its process for ever, or lose it.
 """
 
@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
 import ray
@@ -23,9 +22,13 @@ from rtprune.errors import RTPruneError
 U = TypeVar("U")
 R = TypeVar("R")
 
+LossReason = Literal["worker-died", "timeout", "not-ready"]
+
 UNITS_IN_FLIGHT = 2  # one executing, one waiting at the actor, so that it never idles for the round trip
 STARTS_BEFORE_GIVING_UP = 3
 TICK_S = 1.0
+IDLE_S = 20.0  # an actor with nothing to do makes room for others, such as those of another run
+LOOK_AROUND_S = 15.0  # how often the cluster is asked how many workers it carries
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class _Job(Generic[U]):
     pulse: Any = None  # the latest one heard while it executed
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seat(Generic[U]):
     """A place for one actor: the handle, and the units sent to it in the order in which it executes them."""
 
@@ -67,6 +70,8 @@ class _Seat(Generic[U]):
     head_since: float = 0.0
     pulse_ref: Any = None
     pulse_job: _Job[U] | None = None
+    retiring: bool = False
+    idle_since: float = 0.0
 
 
 class Pool(Generic[U, R]):
@@ -74,14 +79,17 @@ class Pool(Generic[U, R]):
 
     Args:
         actor_class: class with ``ready() -> None`` (called first: load what is heavy; an exception here ends the run),
-            ``work(unit, attempt) -> R`` (``attempt`` counts from 1) and ``pulse()`` (progress in the unit at hand,
-            asked from another thread).
+            ``work(unit, attempt) -> R`` (``attempt`` counts from 1), and, called from other threads, ``pulse()``
+            (progress in the unit at hand) and ``prepare(unit)`` (of what comes after it).
         arguments: what the actor is built with; small, it travels.
         placement: how many actors, and what each of them occupies.
         max_attempts: a unit that loses its worker so often is given up; so is one whose exception is ``retryable``.
         unit_timeout_s: a unit that executes for longer has its worker killed.
         ready_timeout_s: so long may pass without a single ready actor.
         on_pulse: told about once a second the latest pulses of the executing units.
+        on_loss: told why, whenever a worker is lost.
+        workers: how many workers the cluster carries now, asked now and then: nodes may join.
+        worn: whether the worker that gave this result is to be replaced.
         should_stop: once true, executing units are finished, nothing further is begun, and ``run`` ends.
     """
 
@@ -95,6 +103,9 @@ class Pool(Generic[U, R]):
         unit_timeout_s: float = 3600.0,
         ready_timeout_s: float = 900.0,
         on_pulse: Callable[[list[Any]], None] | None = None,
+        on_loss: Callable[[LossReason], None] = lambda reason: None,
+        workers: Callable[[], int] | None = None,
+        worn: Callable[[R], bool] = lambda result: False,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._remote_class = ray.remote(
@@ -102,7 +113,7 @@ class Pool(Generic[U, R]):
             num_gpus=placement.gpus,
             max_restarts=0,
             max_task_retries=0,
-            concurrency_groups={"pulse": 1},
+            concurrency_groups={"pulse": 1, "prepare": 1},
             scheduling_strategy="SPREAD",
         )(actor_class)
         self._arguments = arguments
@@ -111,20 +122,29 @@ class Pool(Generic[U, R]):
         self._unit_timeout_s = unit_timeout_s
         self._ready_timeout_s = ready_timeout_s
         self._on_pulse = on_pulse
+        self._on_loss = on_loss
+        self._workers = workers
+        self._worn = worn
         self._should_stop = should_stop
         self._seats: list[_Seat[U]] = []
         self._waiting: deque[_Job[U]] = deque()
         self._failed_starts = 0
         self._unready_since = time.monotonic()
+        self._wanted = placement.workers
+        self._looked_around = time.monotonic()
 
-    def run(self, units: Iterable[U]) -> Iterator[Outcome[U, R]]:
+    def run(self, units: Iterable[U | None]) -> Iterator[Outcome[U, R]]:
         """Do ``units`` and yield their outcomes as they come, in no particular order.
+
+        Args:
+            units: taken as workers have room; ``None`` where there is none now, but may be later.
 
         Raises:
             RTPruneError: no actor could be started, or all of them died before they were ready; what ``ready()``
                 raised, if it is of this family.
         """
         source = iter(units)
+        exhausted = False
         self._unready_since = time.monotonic()
         try:
             while True:
@@ -132,11 +152,11 @@ class Pool(Generic[U, R]):
                 if stopping:
                     self._abandon_waiting()
                 else:
-                    room = UNITS_IN_FLIGHT * self._placement.workers - len(self._waiting)
-                    self._waiting.extend(_Job(unit) for unit in islice(source, max(room, 0)))
+                    exhausted = exhausted or self._take(source)
                     self._spawn()
                     self._dispatch()
-                if not self._waiting and not any(seat.jobs for seat in self._seats):
+                    self._dismiss_idle()
+                if (exhausted or stopping) and not self._waiting and not any(seat.jobs for seat in self._seats):
                     return
                 self._wait()
                 yield from self._collect()
@@ -153,9 +173,23 @@ class Pool(Generic[U, R]):
         self._seats.clear()
         self._waiting.clear()
 
+    def _take(self, source: Iterator[U | None]) -> bool:
+        """Take units that there is room for; whether there will be no more."""
+        while len(self._waiting) < UNITS_IN_FLIGHT * self._wanted:
+            try:
+                unit = next(source)
+            except StopIteration:
+                return True
+            if unit is None:
+                return False
+            self._waiting.append(_Job(unit))
+        return False
+
     def _spawn(self) -> None:
+        if self._workers is not None and time.monotonic() - self._looked_around > LOOK_AROUND_S:
+            self._wanted, self._looked_around = max(1, self._workers()), time.monotonic()
         executing = sum(1 for seat in self._seats if seat.jobs)
-        wanted = min(self._placement.workers, executing + len(self._waiting))
+        wanted = min(self._wanted, executing + len(self._waiting))
         while len(self._seats) < wanted:
             actor = self._remote_class.remote(*self._arguments)
             self._seats.append(_Seat(actor, actor.ready.remote()))
@@ -169,7 +203,7 @@ class Pool(Generic[U, R]):
         for depth in range(UNITS_IN_FLIGHT):
             for seat in self._seats:
                 without = sum(1 for other in self._seats if not other.jobs)
-                if not seat.ready or len(seat.jobs) != depth:
+                if not seat.ready or seat.retiring or len(seat.jobs) != depth:
                     continue
                 if depth > 0 and (len(self._waiting) <= without or self._is_last_attempt(seat.jobs[-1])):
                     continue
@@ -180,6 +214,17 @@ class Pool(Generic[U, R]):
                 seat.jobs.append(job)
                 if depth == 0:
                     seat.head_since = time.monotonic()
+                else:
+                    seat.actor.prepare.options(concurrency_group="prepare").remote(job.unit)
+
+    def _dismiss_idle(self) -> None:
+        now = time.monotonic()
+        for seat in list(self._seats):
+            if seat.jobs or not seat.ready or self._waiting:
+                seat.idle_since = now
+            elif now - seat.idle_since > IDLE_S:
+                ray.kill(seat.actor)
+                self._seats.remove(seat)
 
     def _is_last_attempt(self, job: _Job[U]) -> bool:
         return job.attempts + 1 >= self._max_attempts
@@ -211,7 +256,11 @@ class Pool(Generic[U, R]):
                 except RayError:  # the process, its node or the way to it was lost
                     yield from self._bury(seat, job, "worker-died")
                 else:
+                    seat.retiring = seat.retiring or self._worn(result)
                     yield Outcome(job.unit, job.attempts, result=result)
+            if seat.retiring and not seat.jobs and seat in self._seats:
+                ray.kill(seat.actor)
+                self._seats.remove(seat)
 
     def _welcome(self, seat: _Seat[U]) -> None:
         try:
@@ -226,6 +275,7 @@ class Pool(Generic[U, R]):
             ) from error
         except RayError as error:
             self._seats.remove(seat)
+            self._on_loss("not-ready")
             self._failed_starts += 1
             if self._failed_starts >= STARTS_BEFORE_GIVING_UP:
                 raise RTPruneError(
@@ -242,6 +292,7 @@ class Pool(Generic[U, R]):
         """Give up an actor: ``guilty`` (already charged) was executing, what waited behind it is not to blame."""
         ray.kill(seat.actor)
         self._seats.remove(seat)
+        self._on_loss(reason)
         self._waiting.extendleft(reversed(seat.jobs))
         seat.jobs.clear()
         self._unready_since = time.monotonic()
@@ -258,7 +309,7 @@ class Pool(Generic[U, R]):
                 yield from self._bury(seat, job, "timeout")
 
     def _check_readiness(self) -> None:
-        if any(seat.ready for seat in self._seats):
+        if not self._seats or any(seat.ready for seat in self._seats):
             self._unready_since = time.monotonic()
         elif time.monotonic() - self._unready_since > self._ready_timeout_s:
             asked = self._placement.describe()

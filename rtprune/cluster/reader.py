@@ -1,50 +1,26 @@
-"""The worker that holds the model: takes units, fetches and renders their pages, reads them, commits the rows."""
+"""The worker that holds the model: has pages rendered ahead of it, reads them, commits the rows."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtprune.cluster.assignment import Assignment, Receipt, Tally
+from rtprune.cluster.metrics import WorkerMetrics
 from rtprune.cluster.placement import Placement
 from rtprune.cluster.rows import failed_row, read_row
-from rtprune.dataset import Output, PageRow, PageSlice, WorkUnit, commit_unit
-from rtprune.documents import Document, PageFault, PageImage, open_document, read_object, render_pages
-from rtprune.errors import DocumentError, UsageError
-from rtprune.settings import RunSettings
+from rtprune.dataset import Output, PageRow, PageSlice, commit_unit
+from rtprune.documents import PageFault, PageImage, PageRange, Renderers, Rendering
+from rtprune.settings import NO_MODEL, RunSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-
-@dataclass(frozen=True)
-class Tally:
-    """Pages and visual tokens counted: what a worker reports instead of the pages themselves."""
-
-    pages: int = 0
-    failed: int = 0
-    tokens_before: int = 0
-    tokens_after: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.pages + other.pages,
-            self.failed + other.failed,
-            self.tokens_before + other.tokens_before,
-            self.tokens_after + other.tokens_after,
-        )
-
-    @classmethod
-    def of(cls, rows: Sequence[PageRow]) -> Tally:
-        """Count ``rows``."""
-        return cls(
-            len(rows),
-            sum(row.status == "failed" for row in rows),
-            sum(row.visual_tokens_before or 0 for row in rows),
-            sum(row.visual_tokens_after or 0 for row in rows),
-        )
+    from rtprune.engine import Engine, Skipping
 
 
 def chosen(name: str, fraction: float) -> bool:
@@ -53,7 +29,7 @@ def chosen(name: str, fraction: float) -> bool:
 
 
 class Reader:
-    """Ray actor (see ``rtprune.cluster.pool``) with a resident model; its units are work units.
+    """Ray actor (see ``rtprune.cluster.pool``) with a resident model; its units are `Assignment`s.
 
     Args:
         output: where rows are committed.
@@ -71,24 +47,49 @@ class Reader:
         self._mode = settings.mode or ""
         self._placement = placement
         self._tally = Tally()
+        self._renderers = Renderers(
+            placement.renderers,
+            dpi=settings.dpi,
+            max_pixels=settings.max_pixels,
+            password=settings.password,
+            page_timeout_s=settings.page_timeout_s,
+        )
+        self._renderings: dict[object, Rendering] = {}
+        self._lock = threading.Lock()
+        self._pages = 0
+        self._first_bytes = 0
+        self._metrics = WorkerMetrics()
+
+    _engine: Engine | Skipping
 
     def ready(self) -> None:
         """Load the model. Raises ``UsageError`` when it cannot be loaded, or not where Ray has placed it."""
         import torch
 
-        from rtprune.engine import Engine
+        from rtprune.engine import Engine, Skipping
         from rtprune.models import load_model
 
+        if self._settings.model == NO_MODEL:
+            self._engine = Skipping()
+            return
         torch.set_num_threads(self._placement.threads)
         device = "cuda" if self._placement.gpus else "cpu"
         model = load_model(self._settings.model, device=device)
         self._engine = Engine(model, self._settings, slots=self._settings.batch_pages)
 
+    def prepare(self, assignment: Assignment) -> None:
+        """Begin to render what will have to be read after the unit at hand."""
+        with self._lock:
+            if assignment.key not in self._renderings:
+                self._renderings[assignment.key] = self._renderers.rendering(
+                    [PageRange(each.uri, each.doc_id, each.first_page, each.last_page) for each in assignment.slices]
+                )
+
     def pulse(self) -> Tally:
         """What is done of the unit at hand."""
         return self._tally
 
-    def work(self, unit: WorkUnit, attempt: int) -> Tally:
+    def work(self, assignment: Assignment, attempt: int) -> Receipt:
         """Read the unit's pages and commit them. A lost device ends the process: only a new one has it back.
 
         Raises:
@@ -99,38 +100,59 @@ class Reader:
         import torch
 
         self._tally = Tally()
+        if not assignment.prune:
+            self._engine.stop_pruning()
+        rendering = self._taken(assignment)
         try:
-            rows = self._read_all(unit, attempt)
+            rows = self._read_all(assignment, rendering, attempt)
         except torch.AcceleratorError:
             os._exit(1)
-        commit_unit(self._output, unit, rows, self._run_id)
-        return self._tally
+        finally:
+            rendering.cancel()
+        alone = assignment.page is not None
+        if not alone:
+            commit_unit(self._output, assignment.unit, rows, self._run_id)
+        self._metrics.record(rows)
+        return Receipt(self._tally, tuple(rows) if alone else (), self._worn(len(rows)))
 
-    def _read_all(self, unit: WorkUnit, attempt: int) -> list[PageRow]:
-        """Rows of the unit's pages, in its order; pages are rendered as the engine has room for them."""
-        rows: dict[int, PageRow] = {}
-        reading: dict[int, tuple[PageSlice, PageImage]] = {}
+    def _taken(self, assignment: Assignment) -> Rendering:
+        """The assignment's pages, on their way; what else was prepared will not come, or would have been next."""
+        self.prepare(assignment)
+        with self._lock:
+            rendering = self._renderings.pop(assignment.key)
+            for other in self._renderings.values():
+                other.cancel()
+            self._renderings.clear()
+            return rendering
 
-        def record(index: int, row: PageRow) -> None:
-            rows[index] = row
+    def _read_all(self, assignment: Assignment, rendering: Rendering, attempt: int) -> list[PageRow]:
+        """Rows of the pages, in the unit's order; the engine takes pages as they are rendered and it has room."""
+        pieces = assignment.slices
+        rows: dict[tuple[int, int], PageRow] = {}
+        reading: dict[tuple[int, int], PageImage] = {}
+
+        def record(name: tuple[int, int], row: PageRow) -> None:
+            rows[name] = row
             self._tally += Tally.of([row])
 
-        def pictures() -> Iterator[tuple[int, Image, str]]:
-            for index, (piece, page) in enumerate(self._pages(unit)):
+        def pictures() -> Iterator[tuple[tuple[int, int], Image, str] | None]:
+            for found in rendering:
+                if found is None:
+                    yield None
+                    continue
+                index, page = found
                 if isinstance(page, PageFault):
-                    record(index, self._fault_row(piece, page, attempt))
+                    record((index, page.page), self._fault_row(pieces[index], page, attempt))
                 else:
-                    reading[index] = piece, page
-                    yield index, page.picture, page.text_layer
+                    reading[index, page.page] = page
+                    yield (index, page.page), page.picture, page.text_layer
 
-        def audited(index: int) -> bool:
-            piece, page = reading[index]
-            return chosen(f"{piece.doc_id}:{page.page}", self._settings.audit_fraction)
+        def audited(name: tuple[int, int]) -> bool:
+            return chosen(f"{pieces[name[0]].doc_id}:{name[1]}", self._settings.audit_fraction)
 
-        for index, result in self._engine.stream(pictures(), audited):
-            piece, page = reading.pop(index)
-            record(index, read_row(piece, page, result, self._label, self._mode, attempt))
-        return [rows[index] for index in sorted(rows)]
+        for name, result in self._engine.stream(pictures(), audited):
+            record(name, read_row(pieces[name[0]], reading.pop(name), result, self._label, self._mode, attempt))
+        return [rows[name] for name in sorted(rows)]
 
     def _fault_row(self, piece: PageSlice, page: PageFault, attempt: int) -> PageRow:
         return failed_row(
@@ -144,29 +166,18 @@ class Reader:
             render_ms=page.render_ms,
         )
 
-    def _pages(self, unit: WorkUnit) -> Iterator[tuple[PageSlice, PageImage | PageFault]]:
-        """The unit's pages, rendered as they are asked for, so that few pictures are in memory at a time."""
-        for piece in unit.slices:
-            numbers = range(piece.first_page, piece.last_page + 1)
-            try:
-                document = self._open(piece)
-            except DocumentError as error:
-                yield from ((piece, PageFault(page, error.kind, str(error), 0.0)) for page in numbers)
-                continue
-            dpi, pixels = self._settings.dpi, self._settings.max_pixels
-            for page in render_pages(document, numbers, dpi=dpi, max_pixels=pixels):
-                yield piece, page
+    def _worn(self, pages: int) -> bool:
+        """Whether this process has read so many pages, or grown so much since its first unit, that a new one is due."""
+        self._pages += pages
+        held = resident_bytes()
+        self._first_bytes = self._first_bytes or held
+        grown = held - self._first_bytes
+        return self._pages >= self._settings.worker_pages or grown > self._settings.worker_growth_mib * 2**20
 
-    def _open(self, piece: PageSlice) -> Document:
-        data = read_object(piece.uri)
-        if hashlib.sha256(data).hexdigest() != piece.doc_id:
-            raise DocumentError("changed", f"{piece.uri} changed since it was planned", "run again to read it as it is")
-        try:
-            return open_document(piece.uri, data, password=self._settings.password)
-        except DocumentError as error:
-            if error.kind != "encrypted":
-                raise
-            raise UsageError(
-                f"{piece.uri} is encrypted, and was opened with another password when it was planned",
-                "run again with that --password",
-            ) from error
+
+def resident_bytes() -> int:
+    """Memory that this process occupies; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rtprune.dataset import PageRow, PageSlice, RegionRow, WorkUnit
+from rtprune.dataset import PageRow, PageSlice, RegionRow
 
 if TYPE_CHECKING:
     from rtprune.documents import PageImage
@@ -15,6 +14,17 @@ if TYPE_CHECKING:
 def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str, mode: str, attempt: int) -> PageRow:
     """The row of a page that was rendered and given to the engine, whatever came of it."""
     facts, times = result.facts, result.timings
+    if result.status == "skipped":
+        return PageRow(
+            piece.doc_id,
+            piece.uri,
+            image.page,
+            "skipped",
+            model,
+            scale=image.scale,
+            render_ms=image.render_ms,
+            attempts=attempt,
+        )
     if result.status == "failed" or facts is None:
         return failed_row(
             piece,
@@ -49,6 +59,7 @@ def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str,
         accepted_tokens=result.accepted_tokens,
         audit_distance=result.audit.distance if result.audit else None,
         audit_output_tokens=result.audit.output_tokens if result.audit else None,
+        scale=image.scale,
         render_ms=image.render_ms,
         encode_ms=times.encode_ms,
         prune_ms=times.prune_ms,
@@ -82,10 +93,3 @@ def failed_row(
         error_type=kind,
         error_message=message,
     )
-
-
-def failed_unit(unit: WorkUnit, kind: str, message: str, *, model: str, mode: str, attempt: int) -> Iterator[PageRow]:
-    """A row for every page of a unit that is given up."""
-    for piece in unit.slices:
-        for page in range(piece.first_page, piece.last_page + 1):
-            yield failed_row(piece, page, kind, message, model=model, mode=mode, attempt=attempt)

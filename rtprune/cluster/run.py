@@ -33,5 +33,5 @@ def run_corpus(
         return publish_run(run, found, Planned(), Done())
     with in_progress(run, found):
         planned = plan(run, found, on_progress=on_progress, should_stop=should_stop)
-        done = read(run, found.output, planned.units, on_progress=on_progress, should_stop=should_stop)
+        done = read(run, found.output, on_progress=on_progress, should_stop=should_stop)
         return publish_run(run, found, planned, done)

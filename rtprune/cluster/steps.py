@@ -6,14 +6,13 @@ step does what they lack.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-from rtprune.cluster.inspector import Batch, Inspector, batches, chunks, refused_row
+from rtprune.cluster.inspector import Batch, Inspector, batches, refused_row
 from rtprune.cluster.job import (
     Done,
     Found,
@@ -26,47 +25,40 @@ from rtprune.cluster.job import (
     never,
     nobody,
 )
-from rtprune.cluster.placement import place_inspectors, place_readers
-from rtprune.cluster.reader import Reader, Tally
-from rtprune.cluster.rows import failed_unit
+from rtprune.cluster.placement import place_inspectors
 from rtprune.cluster.session import live_nodes, ray_session
 from rtprune.dataset import (
+    Claims,
     DocumentRow,
     Output,
     PlanLog,
     RunRow,
-    WorkUnit,
-    commit_unit,
     committed_units,
+    heartbeat,
     new_run_id,
+    pending,
     publish,
     record_run,
 )
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import SourceObject, list_objects
-from rtprune.errors import RTPruneError, StoreError, UsageError
+from rtprune.errors import RTPruneError, UsageError
 from rtprune.models import describe
-from rtprune.settings import ReadSettings, RunSettings
-
-if TYPE_CHECKING:
-    from rtprune.cluster.pool import Outcome
-
-logger = logging.getLogger(__name__)
+from rtprune.settings import NO_MODEL, ReadSettings, RunSettings
 
 #: Why an object could not be opened before, and yet may be now that somebody starts another run.
 TRIED_AGAIN = ("unreachable", "unreadable", "timeout")
 PLAN_OBJECTS = 10_000  # objects looked into before their plan is written: what a kill meanwhile can cost
 INSPECT_TIMEOUT_S = 600.0
-FAILURES_IN_A_ROW = 3
-
-GIVEN_UP = {
-    "worker-died": "the process reading this unit of pages died {attempts} times (out of memory, or a crash)",
-    "timeout": "this unit of pages was not read within the time allowed, {attempts} times",
-}
+OTHERS_EVERY_S = 2.0  # how often a plan is looked for that another run is making
 
 
 def prepare(source: str, output: str, settings: RunSettings) -> Run:
     """Settle what is to be done before anything is started. Raises ``UsageError``, ``ModelError``."""
+    started_at = datetime.now(UTC)
+    config = settings.model_dump(mode="json", include=set(ReadSettings.model_fields))
+    if settings.model == NO_MODEL:
+        return Run(new_run_id(), source, output, settings, NO_MODEL, config, 0, started_at)
     model = describe(settings.model)
     mode, task = settings.mode or model.default_mode, settings.task or model.default_task
     for what, value, known in (("mode", mode, model.modes), ("task", task, model.tasks)):
@@ -74,9 +66,8 @@ def prepare(source: str, output: str, settings: RunSettings) -> Run:
             raise UsageError(f"model {settings.model!r} has no {what} {value!r}", f"it has: {', '.join(known)}")
     resolved = settings.model_copy(update={"mode": mode, "task": task})
     label = model.name.rstrip("/").rsplit("/", 1)[-1]  # where a checkpoint lies does not change what it reads
-    config = resolved.model_dump(mode="json", include=set(ReadSettings.model_fields))
-    config |= {"model": label, "model_revision": model.revision}
-    return Run(new_run_id(), source, output, resolved, label, config, model.parameters, datetime.now(UTC))
+    config |= {"model": label, "model_revision": model.revision, "mode": mode, "task": task}
+    return Run(new_run_id(), source, output, resolved, label, config, model.parameters, started_at)
 
 
 def discover(run: Run) -> Found:
@@ -87,14 +78,8 @@ def discover(run: Run) -> Found:
     listed = tuple(list_objects(run.source))
     output = Output.open(run.output_uri, run.config)
     objects = tuple(found for found in listed if not found.uri.startswith(output.uri + "/"))
-    log = PlanLog(output)
-    committed = committed_units(output)
-    return Found(
-        output,
-        len(objects),
-        tuple(_to_open(run, log, objects)),
-        tuple(unit for unit in log.units if unit.unit_id not in committed),
-    )
+    new = tuple(_to_open(run, PlanLog(output), objects))
+    return Found(output, len(objects), new, pending(output, committed_units(output)))
 
 
 def _to_open(run: Run, log: PlanLog, objects: Iterable[SourceObject]) -> Iterator[SourceObject]:
@@ -110,7 +95,7 @@ def in_progress(run: Run, found: Found) -> Iterator[None]:
     """Ray for the length of the block, and the run's row in OUTPUT: "running" before, how it failed after."""
     record_run(found.output, _row(run, "running"))
     try:
-        with ray_session(run.settings.ray_address):
+        with heartbeat(found.output, run.run_id), ray_session(run.settings.ray_address):
             yield
     except BaseException as error:
         told = str(error) if isinstance(error, RTPruneError) else type(error).__name__
@@ -120,24 +105,42 @@ def in_progress(run: Run, found: Found) -> Iterator[None]:
 
 
 def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_stop: ShouldStop = never) -> Planned:
-    """Look into the new objects on Ray and append them to the plan; done again, it goes on where it was."""
+    """Look into the new objects on Ray and append them to the plan; done again, it goes on where it was.
+
+    One run at a time does so: others wait for its plans, and go on where it ends or dies.
+    """
     log = PlanLog(found.output)
+    claims = Claims(found.output, run.run_id)
     new = list(_to_open(run, log, found.new))
-    documents = failed = 0
+    total, documents, failed = len(new), 0, 0
     stopped = False
-    for chunk in chunks(new, PLAN_OBJECTS):
+    while new and not stopped:
+        if not claims.take(_planning(log.count + 1)):
+            if stopped := should_stop():
+                break
+            time.sleep(OTHERS_EVERY_S)
+            before = log.count
+            log.reload()
+            new = new if log.count == before else list(_to_open(run, log, new))
+            continue
+        chunk, new = tuple(new[:PLAN_OBJECTS]), new[PLAN_OBJECTS:]
         rows: list[DocumentRow] = []
         for some in _inspect(run, chunk, should_stop):
             rows.extend(some)
-            on_progress(Progress("inspect", documents + len(rows), len(new), failed))
+            on_progress(Progress("inspect", documents + len(rows), total, failed))
         if stopped := len(rows) < len(chunk):
             break  # a plan never holds half a chunk, so that units do not depend on when a run was stopped
         log.append(rows, unit_pages=run.settings.unit_pages, run_id=run.run_id)
         documents += len(rows)
         failed += sum(row.status == "failed" for row in rows)
-    committed = committed_units(found.output)
-    units = tuple(unit for unit in log.units if unit.unit_id not in committed)
-    return Planned(documents, failed, units, stopped)
+    if total:
+        claims.sweep(lambda what: _planning(0) <= what <= _planning(log.count))
+    return Planned(documents, failed, pending(found.output, committed_units(found.output)), stopped)
+
+
+def _planning(number: int) -> str:
+    """The claim on making plan ``number``; sorts after all units and by number."""
+    return f"plan-{number:06d}"
 
 
 def _inspect(run: Run, objects: Batch, should_stop: ShouldStop) -> Iterator[tuple[DocumentRow, ...]]:
@@ -169,103 +172,21 @@ def _inspect(run: Run, objects: Batch, should_stop: ShouldStop) -> Iterator[tupl
         todo = again
 
 
-def read(
-    run: Run,
-    output: Output,
-    units: Sequence[WorkUnit],
-    *,
-    on_progress: OnProgress = nobody,
-    should_stop: ShouldStop = never,
-) -> Done:
-    """Read those of ``units`` that are not committed yet on Ray; done again, it goes on where it was.
+def read(run: Run, output: Output, *, on_progress: OnProgress = nobody, should_stop: ShouldStop = never) -> Done:
+    """Read the planned units that are not committed yet on Ray; done again, it goes on where it was.
 
-    A unit whose process dies or that takes too long, again and again, is given up: its pages get failed rows. That
-    waits until another unit is read or the run ends, so that what fails every unit fails the run and no page.
+    Units that another live run is at are left to it, and taken over should it die. A unit whose process dies or that
+    takes too long, again and again, is read page by page; only pages that fail alone get failed rows. That waits until
+    another unit is read or the run ends, so that what fails every unit fails the run and no page.
 
     Raises:
         UsageError: the model cannot be loaded, or the store refuses.
         StoreError: documents could not be fetched, or rows not be committed; all that could be is done.
         RTPruneError: unit after unit fails: something is wrong that is no document's fault.
     """
-    from rtprune.cluster.pool import Pool
+    from rtprune.cluster.reading import Reading
 
-    committed = committed_units(output)
-    todo = [unit for unit in units if unit.unit_id not in committed]
-    if not todo:
-        return Done()
-    placement = place_readers(live_nodes(), run.settings.workers, parameters=run.parameters)
-    total = sum(unit.page_count for unit in todo)
-    done = Done()
-
-    def tell(at_work: Sequence[Tally] = ()) -> None:
-        tally = sum(at_work, done.tally)
-        on_progress(Progress("read", tally.pages, total, tally.failed, tally.tokens_before, tally.tokens_after))
-
-    pool: Pool[WorkUnit, Tally] = Pool(
-        Reader,
-        (output, run.run_id, run.settings, run.label, placement),
-        placement,
-        max_attempts=run.settings.max_attempts,
-        unit_timeout_s=run.settings.unit_timeout_s,
-        on_pulse=tell,
-        should_stop=should_stop,
-    )
-    tell()
-    suspects: list[Outcome[WorkUnit, Tally]] = []  # units that failed since the last one that was read
-    out_of_reach: StoreError | None = None
-    for outcome in pool.run(todo):
-        if outcome.result is not None:
-            done = done.and_unit(outcome.result)
-            done = _give_up(run, output, suspects, done)
-            suspects.clear()
-        elif isinstance(outcome.error, RTPruneError) and not isinstance(outcome.error, StoreError):
-            raise outcome.error
-        else:
-            out_of_reach = outcome.error if isinstance(outcome.error, StoreError) else out_of_reach
-            suspects.append(outcome)
-            if len(suspects) == FAILURES_IN_A_ROW:
-                raise _nobodys_fault(outcome)
-    done = _give_up(run, output, suspects, done)
-    tell()
-    if out_of_reach is not None:
-        raise out_of_reach
-    return replace(done, left=len(todo) - done.units)
-
-
-def _nobodys_fault(outcome: Outcome[WorkUnit, Tally]) -> RTPruneError:
-    if isinstance(outcome.error, StoreError):
-        return outcome.error
-    return RTPruneError(
-        f"{FAILURES_IN_A_ROW} units in a row could not be read; the last one: {_reason(outcome)[1]}",
-        "this is no single document's fault; mend it and run again",
-    )
-
-
-def _reason(outcome: Outcome[WorkUnit, Tally]) -> tuple[str, str]:
-    """Why a unit was not read: a short name, and in words."""
-    if outcome.error is not None:
-        return type(outcome.error).__name__, str(outcome.error) or repr(outcome.error)
-    return str(outcome.reason), GIVEN_UP[str(outcome.reason)].format(attempts=outcome.attempts)
-
-
-def _give_up(run: Run, output: Output, outcomes: Sequence[Outcome[WorkUnit, Tally]], done: Done) -> Done:
-    """Commit failed rows for units that cannot be read, so that none of their pages is missing.
-
-    What the store did not give is left for another run.
-    """
-    for outcome in outcomes:
-        if isinstance(outcome.error, StoreError):
-            continue
-        kind, message = _reason(outcome)
-        logger.warning("unit %s is given up: %s", outcome.unit.unit_id, message)
-        rows = list(
-            failed_unit(
-                outcome.unit, kind, message, model=run.label, mode=run.settings.mode or "", attempt=outcome.attempts
-            )
-        )
-        commit_unit(output, outcome.unit, rows, run.run_id)
-        done = done.and_unit(Tally.of(rows))
-    return done
+    return Reading(run, output, on_progress, should_stop).run()
 
 
 def publish_run(run: Run, found: Found, planned: Planned, done: Done) -> RunSummary:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from rtprune.engine.engine import Engine
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
+from rtprune.engine.skipping import Skipping
 
-__all__ = ["Engine", "FinishReason", "PageResult", "PageStatus", "Timings"]
+__all__ = ["Engine", "FinishReason", "PageResult", "PageStatus", "Skipping", "Timings"]

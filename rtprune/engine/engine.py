@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -59,6 +58,22 @@ class _Held:
     audited: PageResult | None = None  # what is given in the end, while the page is read unpruned beside it
 
 
+class _Source(Generic[Name]):
+    """Pages as they become ready."""
+
+    def __init__(self, pages: Iterable[tuple[Name, Image, str] | None]) -> None:
+        self._pages = iter(pages)
+        self.ended = False
+
+    def take(self) -> tuple[Name, Image, str] | None:
+        """The next page; ``None`` where none is ready, or none will be."""
+        try:
+            return None if self.ended else next(self._pages)
+        except StopIteration:
+            self.ended = True
+            return None
+
+
 class Engine:
     """Reads pages with one model, as many together as it is given. Not to be shared by threads.
 
@@ -108,7 +123,7 @@ class Engine:
         return [found[index] for index in range(len(pictures))]
 
     def stream(
-        self, pages: Iterable[tuple[Name, Image, str]], audited: Callable[[Name], bool] = lambda name: False
+        self, pages: Iterable[tuple[Name, Image, str] | None], audited: Callable[[Name], bool] = lambda name: False
     ) -> Iterator[tuple[Name, PageResult]]:
         """Read pages as slots become free for them; each result is given as soon as there is one.
 
@@ -118,32 +133,25 @@ class Engine:
         tokens are only guessed.
 
         Args:
-            pages: name (of its own), picture and text layer (or "") of each; taken when there is a slot.
+            pages: name (of its own), picture and text layer (or "") of each; taken when there is a slot. ``None`` where
+                none is ready yet: pages that are here are read on meanwhile.
             audited: which pages are also read unpruned, to tell how much of their text pruning has changed.
 
         Raises:
             RTPruneError: the GPU's memory is too small for a page.
             torch.AcceleratorError: the GPU is lost to this process.
         """
-        source = iter(pages)
+        source = _Source(pages)
         held: dict[Name, _Held] = {}
         again: deque[Name] = deque()
         waiting: deque[tuple[Name, ReadyPage]] = deque()
         reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
-        more, crowd = True, self._slots + 1
-        while more or again or waiting or reading.live:
+        crowd = self._slots + 1
+        while again or waiting or reading.live or not source.ended:
             room = reading.room
             if waiting and room:
                 outcomes = reading.join([waiting.popleft() for _ in range(min(room, len(waiting)))])
-            elif (more or again) and (not reading.live or self._may_join(reading, crowd)):
-                names = [again.popleft() for _ in range(min(room, len(again)))]
-                for name, picture, text in islice(source, room - len(names)):
-                    if name in held:
-                        raise UsageError(f"two pages are called {name!r}", "give each a name of its own")
-                    rung, *higher = ladder(self.model, self.mode, self._pruning)
-                    held[name] = _Held(picture, text, rung, tuple(higher) if self._reread else ())
-                    names.append(name)
-                more = more and len(names) == room
+            elif names := self._next(source, again, held, reading, crowd):
                 outcomes = Outcomes()
                 try:
                     readied = self._readied([held[name] for name in names])
@@ -158,8 +166,10 @@ class Engine:
                         outcomes.ended.append((name, page))
                     else:
                         waiting.append((name, page))
-            else:
+            elif reading.live:
                 outcomes = reading.step()
+            else:
+                continue  # none is ready yet
             waiting.extend(outcomes.put_off)
             for name, ended in outcomes.ended:
                 result = self._settled(held[name], alone(self._result, ended), audited(name))
@@ -168,6 +178,27 @@ class Engine:
                 else:
                     del held[name]
                     yield name, result
+
+    def _next(
+        self,
+        source: _Source[Name],
+        again: deque[Name],
+        held: dict[Name, _Held],
+        reading: Reading[Name],
+        crowd: int,
+    ) -> list[Name]:
+        """Pages to begin with, as many as are ready and there is room for; none while it is not worth a prefill."""
+        if reading.live and not self._may_join(reading, crowd):
+            return []
+        names = [again.popleft() for _ in range(min(reading.room, len(again)))]
+        while len(names) < reading.room and (page := source.take()) is not None:
+            name, picture, text = page
+            if name in held:
+                raise UsageError(f"two pages are called {name!r}", "give each a name of its own")
+            rung, *higher = ladder(self.model, self.mode, self._pruning)
+            held[name] = _Held(picture, text, rung, tuple(higher) if self._reread else ())
+            names.append(name)
+        return names
 
     def stop_pruning(self) -> None:
         """Keep every token from the next page on."""

@@ -9,7 +9,7 @@ from rtprune.engine.fidelity import Audit
 from rtprune.models.protocol import Region
 from rtprune.pruning import PruneFacts
 
-PageStatus = Literal["ok", "empty", "truncated", "loop", "failed"]
+PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 FinishReason = Literal["eos", "length", "loop"]
 RungName = Literal["asked", "unpruned", "tiled", "sampled"]
 
@@ -37,7 +37,7 @@ class PageResult:
 
     Attributes:
         status: "ok"; "empty" (ended with no text); "truncated" (cut at the token limit); "loop" (cut as it repeated
-            itself); "failed" (not read: see the error).
+            itself); "failed" (not read: see the error); "skipped" (there was no model to read it).
         text: the page's text, location marks removed; of a page that was cut, what came before the cut.
         regions: parts of the page that the model located, in reading order.
         finish_reason: "eos" (the model ended), "length", "loop"; ``None`` for a failed page.

@@ -10,11 +10,14 @@ from rtprune.cluster.placement import Placement, place_inspectors, place_readers
 @pytest.mark.parametrize(
     ("nodes", "workers", "expected"),
     [
-        ([{"CPU": 16.0, "GPU": 2.0}], None, Placement(2, 1.0, 1.0)),
-        ([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}], None, Placement(4, 1.0, 1.0)),
-        ([{"CPU": 8.0, "GPU": 4.0}], 2, Placement(2, 1.0, 1.0)),
-        ([{"CPU": 8.0, "GPU": 1.0}], 2, Placement(2, 1.0, 0.5)),
-        ([{"CPU": 8.0, "GPU": 2.0}], 3, Placement(3, 1.0, 0.5)),  # a GPU carries one share of 2/3, two of a half
+        ([{"CPU": 16.0, "GPU": 2.0}], None, Placement(2, 8.0, 1.0, 7)),
+        ([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}], None, Placement(4, 2.0, 1.0, 1)),
+        ([{"CPU": 64.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}], None, Placement(2, 4.0, 1.0, 3)),
+        ([{"CPU": 64.0, "GPU": 1.0}], None, Placement(1, 9.0, 1.0, 8)),
+        ([{"CPU": 4.0, "GPU": 4.0}], None, Placement(4, 1.0, 1.0, 1)),
+        ([{"CPU": 8.0, "GPU": 4.0}], 2, Placement(2, 2.0, 1.0, 1)),
+        ([{"CPU": 8.0, "GPU": 1.0}], 2, Placement(2, 4.0, 0.5, 3)),
+        ([{"CPU": 8.0, "GPU": 2.0}], 3, Placement(3, 2.0, 0.5, 1)),  # a GPU carries one share of 2/3, two of a half
         ([{"CPU": 8.0}], None, Placement(4, 2.0)),
         ([{"CPU": 2.0}], None, Placement(1, 2.0)),
         ([{"CPU": 1.0}, {"CPU": 1.0}], None, Placement(2, 1.0)),
@@ -35,6 +38,13 @@ def test_on_cpus_no_more_workers_than_memory_holds_models() -> None:
     assert place_readers(nodes, parameters=3_300_000_000) == Placement(5, 2.0)  # 4 by cores, 1 by memory
     assert place_readers(nodes[1:], parameters=30_000_000_000) == Placement(1, 2.0)
     assert place_readers(nodes, 8, parameters=3_300_000_000) == Placement(8, 2.0)  # whoever asks gets them
+
+
+def test_without_a_model_every_core_is_a_worker() -> None:
+    nodes = [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]
+    assert place_readers(nodes, reading=False) == Placement(8, 1.0)
+    assert place_readers(nodes, 2, reading=False) == Placement(2, 1.0)
+    assert place_readers(nodes, 16, reading=False) == Placement(16, 0.5)
 
 
 def test_every_reader_fits_on_some_node() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from rtprune.cluster import pool as pool_module
 from rtprune.cluster.placement import Placement
 from rtprune.cluster.pool import Outcome, Pool
 from rtprune.errors import ModelError, RTPruneError, StoreError
@@ -35,6 +36,9 @@ class Toy:
 
     def pulse(self) -> float:
         return self.done
+
+    def prepare(self, unit: str) -> None:
+        (self.notes / f"prepared {unit}").touch()
 
     def work(self, unit: str, attempt: int) -> str:
         (self.notes / f"{unit}@{attempt}-{os.getpid()}").touch()
@@ -159,3 +163,60 @@ def test_pulse_tells_progress_within_a_unit(tmp_path: Path) -> None:
     heard: list[float] = []
     run(tmp_path, ["a:slow"], ONE, on_pulse=heard.extend)
     assert 0.5 in heard
+
+
+def test_a_source_may_have_nothing_now_and_something_later(tmp_path: Path) -> None:
+    def source() -> Iterator[str | None]:
+        yield "a"
+        for _ in range(3):
+            yield None
+        yield "b"
+
+    pool: Pool[str, str] = Pool(Toy, (str(tmp_path),), ONE)
+    assert {outcome.unit for outcome in pool.run(source())} == {"a", "b"}
+
+
+def test_what_waits_at_a_worker_is_prepared_there(tmp_path: Path) -> None:
+    run(tmp_path, ["a:slow", "b", "c"], ONE)
+    assert (tmp_path / "prepared b").exists()
+    assert not (tmp_path / "prepared a:slow").exists()
+
+
+def test_a_worker_that_is_worn_is_replaced_when_its_units_are_done(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, [f"u{number}" for number in range(6)], ONE, worn=lambda result: result == "did u0")
+    assert all(outcome.attempts == 1 for outcome in outcomes.values())
+    processes = {path.name.rpartition("-")[2] for path in tmp_path.glob("u*")}
+    assert len(processes) == 2
+
+
+def test_losses_are_told_with_their_reason(tmp_path: Path) -> None:
+    lost: list[str] = []
+    run(tmp_path, ["a:die once", "b:hang once", "c"], ONE, unit_timeout_s=2, on_loss=lost.append)
+    assert sorted(lost) == ["timeout", "worker-died"]
+    with pytest.raises(RTPruneError):
+        run(tmp_path, ["d"], ONE, start="dies", on_loss=lost.append)
+    assert lost[2:] == ["not-ready"] * 3
+
+
+def test_workers_are_added_when_the_cluster_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "LOOK_AROUND_S", 0.5)
+    units = [f"u{number}:slow" for number in range(4)]
+    run(tmp_path, units, ONE, workers=lambda: 2)
+    processes = {path.name.rpartition("-")[2] for path in tmp_path.glob("u*")}
+    assert len(processes) == 2
+
+
+def test_an_idle_worker_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "IDLE_S", 0.5)
+
+    def runs(unit: str) -> bool:
+        return any(Path(f"/proc/{path.name.rpartition('-')[2]}").exists() for path in tmp_path.glob(f"{unit}@*"))
+
+    def source() -> Iterator[str | None]:
+        yield "a"
+        while not executions(tmp_path, "a") or runs("a"):
+            yield None
+        yield "b"
+
+    pool: Pool[str, str] = Pool(Toy, (str(tmp_path),), ONE)
+    assert [outcome.unit for outcome in pool.run(source())] == ["a", "b"]

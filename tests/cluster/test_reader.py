@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from rtprune.cluster import reader
+from rtprune.cluster.assignment import Assignment, Tally
 from rtprune.cluster.inspector import Inspector
 from rtprune.cluster.placement import Placement
-from rtprune.cluster.reader import Reader, Tally, chosen
+from rtprune.cluster.reader import Reader, chosen
 from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages, statistics
 from rtprune.documents import list_objects
 from rtprune.engine import PageResult
 from rtprune.errors import ModelError, StoreError, UsageError
 from rtprune.report.summary import dataset_statistics
+from rtprune.settings import NO_MODEL, RunSettings
+from tests.cluster.toys import InstantReader
 from tests.corpus import quick_settings, write_corpus, write_pdf
 
 
@@ -43,7 +45,7 @@ def worker(output: Output, random_checkpoint: Path) -> Reader:
 
 
 def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit: WorkUnit, output: Output) -> None:
-    tally = worker.work(unit, 1)
+    tally = worker.work(Assignment(unit), 1).tally
     rows = read_pages(output).to_pylist()
     assert [(row["doc_id"], row["page"]) for row in rows] == list(unit.pages())
     assert tally.pages == 4
@@ -67,10 +69,10 @@ def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
 
     def spoiled(pages: Iterable[Any], audited: Any) -> Iterator[Any]:
         for name, result in stream(pages, audited):
-            yield name, failed if name in (0, 2) else result
+            yield name, failed if name in ((0, 1), (1, 1)) else result
 
     monkeypatch.setattr(worker._engine, "stream", spoiled)
-    assert worker.work(unit, 1).failed == 2
+    assert worker.work(Assignment(unit), 1).tally.failed == 2
     row = next(row for row in read_pages(output).to_pylist() if row["status"] == "failed")
     assert (row["error_type"], row["error_message"]) == ("too-thin", "nothing to see")
     assert row["render_ms"] > 0
@@ -81,7 +83,7 @@ def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_
     worker: Reader, unit: WorkUnit, output: Output
 ) -> None:
     write_corpus(Path(unit.slices[0].uri).parent, documents=1, pages=3)
-    worker.work(unit, 1)
+    worker.work(Assignment(unit), 1)
     rows = read_pages(output).to_pylist()
     assert [row["error_type"] for row in rows] == ["changed", "changed", None, None]
 
@@ -89,13 +91,63 @@ def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_
 def test_what_the_store_does_not_give_is_no_pages_fault(
     worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(uri: str) -> bytes:
-        raise StoreError(f"the store did not answer for {uri}")
-
-    monkeypatch.setattr(reader, "read_object", away)
-    with pytest.raises(StoreError):
-        worker.work(unit, 2)
+    pages = worker._renderers.rendering([])
+    pages._left = 1
+    pages.cancel(StoreError("the store did not answer"))
+    monkeypatch.setattr(worker._renderers, "rendering", lambda ranges: pages)
+    with pytest.raises(StoreError, match="did not answer"):
+        worker.work(Assignment(unit), 2)
     assert read_pages(output).num_rows == 0
+
+
+def test_a_page_read_alone_is_sent_back_and_not_committed(worker: Reader, unit: WorkUnit, output: Output) -> None:
+    receipt = worker.work(Assignment(unit, page=2), 1)
+    (row,) = receipt.rows
+    assert (row.doc_id, row.page) == list(unit.pages())[2]
+    assert receipt.tally.pages == 1
+    assert read_pages(output).num_rows == 0
+    assert not worker.work(Assignment(unit), 1).rows
+
+
+def test_what_was_prepared_is_read_and_what_will_not_come_is_let_go(
+    worker: Reader, unit: WorkUnit, output: Output
+) -> None:
+    worker.prepare(Assignment(unit, page=3))
+    (stale,) = worker._renderings.values()
+    worker.prepare(Assignment(unit))
+    assert worker.work(Assignment(unit), 1).tally.pages == 4
+    assert stale.cancelled
+    assert not worker._renderings
+
+
+def test_pruning_ends_where_the_run_says_so(worker: Reader, unit: WorkUnit) -> None:
+    assert worker.work(Assignment(unit, page=0), 1).tally.tokens_after < 73
+    for _ in range(2):
+        assert worker.work(Assignment(unit, page=0, prune=False), 1).tally.tokens_after == 73
+
+
+def test_a_worker_is_worn_by_pages_and_by_growth(output: Output, unit: WorkUnit, random_checkpoint: Path) -> None:
+    settings = quick_settings(random_checkpoint, worker_pages=8)
+    made = InstantReader(output, "r1", settings, "random", Placement(1, 1.0))
+    made.ready()
+    assert [made.work(Assignment(unit), 1).worn for _ in range(2)] == [False, True]
+    settings = quick_settings(random_checkpoint, worker_growth_mib=64)
+    made = InstantReader(output, "r1", settings, "random", Placement(1, 1.0))
+    made.ready()
+    assert not made.work(Assignment(unit), 1).worn
+    hoard = bytearray(b"\1" * (100 * 2**20))
+    assert made.work(Assignment(unit), 1).worn
+    assert hoard
+
+
+def test_without_a_model_pages_are_rendered_and_skipped(output: Output, unit: WorkUnit) -> None:
+    made = Reader(output, "r1", RunSettings(model=NO_MODEL, max_pixels=40_000), "none", Placement(1, 1.0))
+    made.ready()
+    assert made.work(Assignment(unit), 1).tally == Tally(pages=4)
+    for row in read_pages(output).to_pylist():
+        assert (row["status"], row["model"], row["text"], row["mode"]) == ("skipped", "none", None, None)
+        assert row["render_ms"] > 0
+        assert 0.4 < row["scale"] < 0.6, "400 x 400 pixels were asked for"
 
 
 def test_a_document_planned_with_a_password_is_not_failed_for_lack_of_it(
@@ -105,7 +157,7 @@ def test_a_document_planned_with_a_password_is_not_failed_for_lack_of_it(
     rows = Inspector("sesame", 2).work(tuple(list_objects(str(path))), 1)
     (planned,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
     with pytest.raises(UsageError, match=r"a\.pdf is encrypted.*--password"):
-        worker.work(planned, 1)
+        worker.work(Assignment(planned), 1)
     assert read_pages(output).num_rows == 0
 
 
@@ -126,7 +178,7 @@ def test_audited_pages_tell_what_pruning_changed(output: Output, unit: WorkUnit,
     settings = quick_settings(random_checkpoint, audit_fraction=1.0)
     auditing = Reader(output, "r1", settings, "random", Placement(1, 1.0))
     auditing.ready()
-    auditing.work(unit, 1)
+    auditing.work(Assignment(unit), 1)
     rows = read_pages(output).to_pylist()
     assert all(0 <= row["audit_distance"] <= 1 for row in rows)
     assert all(row["audit_output_tokens"] > 0 for row in rows)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from rtprune.cluster import steps
-from rtprune.cluster.job import Progress
+from rtprune.cluster import pool, reading, steps, worklist
+from rtprune.cluster.job import Progress, RunSummary
 from rtprune.cluster.reader import Reader
 from rtprune.cluster.run import run_corpus
-from rtprune.dataset import Output, read_documents, read_pages
+from rtprune.dataset import Claims, Output, pending_units, read_documents, read_pages
 from rtprune.errors import ModelError, RTPruneError, StoreError, UsageError
-from tests.cluster.toys import AwayReader, DyingReader, HangingReader, InstantReader, LosingReader, RaisingReader
+from rtprune.settings import RunSettings
+from rtprune.store import find, put
+from tests.cluster.toys import (
+    AwayReader,
+    CostlyReader,
+    DyingReader,
+    HangingReader,
+    InstantReader,
+    LosingReader,
+    PoisonedReader,
+    RaisingReader,
+    WornReader,
+)
 from tests.corpus import assert_complete, quick_settings, write_corpus, write_pdf
 from tests.processes import descendants
 
@@ -56,7 +71,7 @@ def test_bad_files_have_a_row_good_pages_are_read_and_a_second_run_does_nothing(
 def test_new_and_changed_objects_are_added_to_what_is_there(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Reader", InstantReader)
     source = write_corpus(tmp_path / "source", documents=2, pages=1)
     settings = quick_settings(random_checkpoint)
     run_corpus(str(source), str(tmp_path / "out"), settings)
@@ -73,13 +88,13 @@ def test_a_locked_document_is_read_by_the_run_that_brings_its_password(
 ) -> None:
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
     write_pdf(source / "locked.pdf", 2, password="sesame")
-    monkeypatch.setattr(steps, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Reader", InstantReader)
     settings = quick_settings(random_checkpoint)
     output = str(tmp_path / "out")
     assert run_corpus(str(source), output, settings).documents_failed == 1
     assert run_corpus(str(source), output, settings).status == "nothing to do"
 
-    monkeypatch.setattr(steps, "Reader", Reader)
+    monkeypatch.setattr(reading, "Reader", Reader)
     opened = run_corpus(str(source), output, settings.model_copy(update={"password": "sesame"}))
     assert (opened.documents, opened.documents_failed, opened.tally.pages, opened.tally.failed) == (1, 0, 2, 0)
     assert read_documents(Output.existing(output)).column("status").to_pylist() == ["ok", "ok"]
@@ -126,7 +141,7 @@ def test_killed_worker_is_replaced_and_every_page_is_there_once(tmp_path: Path, 
         (RaisingReader, "RuntimeError", 1),
     ],
 )
-def test_unit_that_cannot_be_read_is_recorded_page_by_page_as_failed(
+def test_page_that_cannot_be_read_is_recorded_as_failed(
     reader: type[Reader],
     reason: str,
     attempts: int,
@@ -134,22 +149,112 @@ def test_unit_that_cannot_be_read_is_recorded_page_by_page_as_failed(
     random_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(steps, "Reader", reader)
-    source = write_corpus(tmp_path / "source", documents=1, pages=3)
+    monkeypatch.setattr(reading, "Reader", reader)
+    source = write_corpus(tmp_path / "source", documents=1, pages=1)
     timeout = 1.0 if reader is HangingReader else 60.0
     settings = quick_settings(random_checkpoint, unit_pages=3, unit_timeout_s=timeout)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
     assert summary.status == "finished"
-    assert assert_complete(summary.output) == {"failed": 3}
+    assert assert_complete(summary.output) == {"failed": 1}
     for row in read_pages(Output.existing(summary.output)).to_pylist():
         assert (row["error_type"], row["attempts"]) == (reason, attempts)
         assert row["error_message"]
 
 
+def test_only_the_guilty_pages_of_a_unit_are_lost(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reading, "Reader", PoisonedReader)
+    source = write_corpus(tmp_path / "source", documents=2, pages=5)
+    write_corpus(tmp_path / "source" / "good", documents=1, pages=2)
+    summary = run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=5))
+    assert assert_complete(summary.output) == {"ok": 10, "failed": 2}
+    assert (summary.tally.pages, summary.tally.failed, summary.units) == (12, 2, 3)
+    for row in read_pages(Output.existing(summary.output)).to_pylist():
+        assert (row["status"] == "failed") == (row["page"] == 3)
+        assert row["error_type"] == ("worker-died" if row["page"] == 3 else None)
+    assert caplog.text.count("is read page by page") == 2
+
+
+def test_a_worn_worker_is_replaced(tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "Reader", WornReader)
+    source = write_corpus(tmp_path / "source", documents=5, pages=1)
+    settings = quick_settings(random_checkpoint, unit_pages=1, workers=1)
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings)
+    processes = set(read_pages(Output.existing(summary.output)).column("model").to_pylist())
+    assert len(processes) == 3, "a second unit is with the worker when the first tells that it is worn"
+    assert assert_complete(summary.output) == {"ok": 5}
+
+
+def test_pruning_that_costs_too_much_ends_for_the_whole_run(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reading, "Reader", CostlyReader)
+    source = write_corpus(tmp_path / "source", documents=12, pages=2)
+    settings = quick_settings(random_checkpoint, audit_floor=0.9)
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings)
+    texts = read_pages(Output.existing(summary.output)).column("text").to_pylist()
+    assert texts.count("prune=True") >= 10
+    assert texts.count("prune=False") >= 6
+    assert caplog.text.count("PRUNING IS OFF from here on: 10 audited pages keep 50.0 %") == 1
+
+
+def test_runs_at_the_same_time_share_the_work(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(worklist, "OTHERS_EVERY_S", 0.2)
+    monkeypatch.setattr(pool, "IDLE_S", 1.0)
+    source = write_corpus(tmp_path / "source", documents=12, pages=2)
+    settings = quick_settings(random_checkpoint, workers=1)
+
+    def run(_: int) -> RunSummary:
+        return run_corpus(str(source), str(tmp_path / "out"), settings)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(run, range(2))
+    assert assert_complete(str(tmp_path / "out")) == {"ok": 24}
+    assert (first.tally.pages + second.tally.pages, first.units + second.units) == (24, 12), "nothing was read twice"
+    assert first.documents + second.documents == 12, "nothing was looked into twice"
+    assert (first.units_left, second.units_left) == (0, 0)
+    assert not find(str(tmp_path / "out" / "_rtprune" / "claims"))
+    assert not find(str(tmp_path / "out" / "_rtprune" / "alive"))
+
+
+def test_units_of_a_run_that_dies_are_taken_over_in_the_same_run(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(worklist, "OTHERS_EVERY_S", 0.2)
+    monkeypatch.setattr(reading, "Claims", partial(Claims, lease_s=2.0))
+    source, out = write_corpus(tmp_path / "source", documents=3, pages=2), str(tmp_path / "out")
+    settings = quick_settings(random_checkpoint)
+    run = steps.prepare(str(source), out, settings)
+    found = steps.discover(run)
+    steps.plan(run, found)
+    unit = next(pending_units(found.output, ()))
+    elsewhere = json.dumps({"beat": 0, "process": ["another boot", "pid:[1]", "7", "7"]}).encode()
+    put(f"{out}/_rtprune/alive/r0.json", elsewhere)
+    assert Claims(found.output, "r0").take(unit.unit_id)
+    summary = run_corpus(str(source), out, settings)
+    assert (summary.status, summary.units, summary.units_left) == ("finished", 3, 0)
+    assert assert_complete(out) == {"ok": 6}
+
+
+def test_a_corpus_can_be_looked_over_without_a_model(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "source", documents=3, pages=2)
+    (source / "bad.pdf").write_bytes(b"%PDF-1.7 and nothing")
+    settings = RunSettings(model="none", unit_pages=2)
+    summary = run_corpus(str(source), str(tmp_path / "out"), settings)
+    assert (summary.tally.pages, summary.tally.failed, summary.documents_failed) == (6, 0, 1)
+    assert assert_complete(summary.output) == {"skipped": 6}
+    assert run_corpus(str(source), str(tmp_path / "out"), settings).status == "nothing to do"
+
+
 def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "Reader", RaisingReader)
+    monkeypatch.setattr(reading, "Reader", RaisingReader)
     source = write_corpus(tmp_path / "source", documents=8, pages=1)
     with pytest.raises(RTPruneError, match="3 units in a row"):
         run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
@@ -158,7 +263,7 @@ def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
     assert "a bug" in run["error_message"]
     assert not (tmp_path / "out" / "pages").exists()
 
-    monkeypatch.setattr(steps, "Reader", InstantReader)  # mended
+    monkeypatch.setattr(reading, "Reader", InstantReader)  # mended
     run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
     assert assert_complete(str(tmp_path / "out")) == {"ok": 8}
 
@@ -166,13 +271,13 @@ def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
 def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_read(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "Reader", AwayReader)
+    monkeypatch.setattr(reading, "Reader", AwayReader)
     source = write_corpus(tmp_path / "source", documents=4, pages=1)
     settings = quick_settings(random_checkpoint, unit_pages=1)
     with pytest.raises(StoreError, match="did not answer"):
         run_corpus(str(source), str(tmp_path / "out"), settings)
     assert read_pages(Output.existing(str(tmp_path / "out"))).num_rows == 3
-    monkeypatch.setattr(steps, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Reader", InstantReader)
     assert run_corpus(str(source), str(tmp_path / "out"), settings).tally.pages == 1
     assert assert_complete(str(tmp_path / "out")) == {"ok": 4}
 
@@ -180,7 +285,7 @@ def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_re
 def test_a_dataset_inside_its_source_is_not_read(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Reader", InstantReader)
     source = write_corpus(tmp_path / "source", documents=2, pages=1)
     settings = quick_settings(random_checkpoint)
     assert run_corpus(str(source), str(source / "text"), settings).objects == 2
@@ -190,7 +295,7 @@ def test_a_dataset_inside_its_source_is_not_read(
 def test_stopped_run_keeps_what_is_committed_and_the_next_one_does_the_rest(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Reader", InstantReader)
     source = write_corpus(tmp_path / "source", documents=6, pages=2)
     settings = quick_settings(random_checkpoint, workers=1)
     done = 0

@@ -1,0 +1,27 @@
+"""What takes the engine's place where pages are rendered and recorded, but not read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
+
+from PIL.Image import Image
+
+from rtprune.engine.result import PageResult
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Skipping:
+    """Takes pages as the engine does, and says at once of each that it was skipped."""
+
+    def stream(
+        self, pages: Iterable[tuple[Name, Image, str] | None], audited: Callable[[Name], bool]
+    ) -> Iterator[tuple[Name, PageResult]]:
+        """A result with status "skipped" for every page."""
+        for page in pages:
+            if page is not None:
+                yield page[0], PageResult("skipped")
+
+    def stop_pruning(self) -> None:
+        """There is none."""
