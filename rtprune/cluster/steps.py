@@ -75,11 +75,19 @@ def discover(run: Run) -> Found:
 
     Raises ``UsageError``, ``StoreError``.
     """
-    listed = tuple(list_objects(run.source))
+    listed = list_objects(run.source)
     output = Output.open(run.output_uri, run.config)
-    objects = tuple(found for found in listed if not found.uri.startswith(output.uri + "/"))
-    new = tuple(_to_open(run, PlanLog(output), objects))
-    return Found(output, len(objects), new, pending(output, committed_units(output)))
+    log, count = PlanLog(output), 0
+
+    def outside() -> Iterator[SourceObject]:
+        nonlocal count
+        for found in listed:
+            if not found.uri.startswith(output.uri + "/"):
+                count += 1
+                yield found
+
+    new = tuple(_to_open(run, log, outside()))
+    return Found(output, count, new, pending(output, committed_units(output)))
 
 
 def _to_open(run: Run, log: PlanLog, objects: Iterable[SourceObject]) -> Iterator[SourceObject]:

@@ -1,4 +1,4 @@
-"""What is to be read: a file, folder, glob, ``s3://`` prefix, or a text file that lists such, made into objects."""
+"""What is to be read: a file, folder, glob, ``s3://`` prefix, a list of such, or an inventory, made into objects."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
+from rtprune.documents.inventory import is_inventory, read_inventory
 from rtprune.errors import UsageError
 from rtprune.store import get, is_remote, open_filesystem, require_reachable, store_errors
 
 MISSING = "missing"
 
+LIST_KEYS = 1000  # objects a store lists at a time
 LIST_THREADS = 16  # entries of a list that are looked up in the store at a time
 
 
@@ -46,6 +49,7 @@ def list_objects(source: str) -> Iterator[SourceObject]:
     (``s3://bucket``, ``s3://bucket/prefix``, ``s3://bucket/a*/*.pdf``; a prefix ends at a slash, as a folder does), or
     a text file ending in ``.txt``, local or in a store, with one of these on each line; blank lines and lines that
     begin with # are passed over, relative paths start at the current folder, and lists within lists are not opened.
+    Or it is an inventory, see ``rtprune.documents.inventory``. A prefix or an inventory may name millions of objects.
 
     All objects count, whatever their names end in, except hidden ones: below a folder or prefix, names that begin with
     a dot (``.DS_Store``, ``.git/``). A list's entry that names nothing is kept as an object that is "missing".
@@ -56,15 +60,27 @@ def list_objects(source: str) -> Iterator[SourceObject]:
     """
     if is_remote(source):
         require_reachable(source)
-    found = _from_list(source) if _is_list(source) else _expand(source)
+    if is_inventory(source) and _is_file(source):
+        return _at_least_one(source, (SourceObject(*each) for each in read_inventory(source)))
+    if source.lower().endswith(".txt") and _is_file(source):
+        found = _from_list(source)
+    elif is_remote(source) and not glob.has_magic(source):
+        return _at_least_one(source, _remote_objects(source))  # a store lists in order
+    else:
+        found = iter(_expand(source))
     by_uri = {each.uri: each for each in found}
     return iter([by_uri[uri] for uri in sorted(by_uri)])
 
 
-def _is_list(source: str) -> bool:
-    if not source.lower().endswith(".txt"):
-        return False
+def _is_file(source: str) -> bool:
     return is_remote(source) or os.path.isfile(open_filesystem(source)[1])
+
+
+def _at_least_one(source: str, objects: Iterator[SourceObject]) -> Iterator[SourceObject]:
+    first = next(objects, None)
+    if first is None:
+        raise _NothingThere(f"there is nothing to read at {source}", "check its spelling; hidden files do not count")
+    return chain([first], objects)
 
 
 def _from_list(source: str) -> Iterator[SourceObject]:
@@ -103,10 +119,7 @@ def _missing(entry: str) -> SourceObject:
 
 def _expand(source: str) -> list[SourceObject]:
     """The objects of a single file, folder, prefix or glob; at least one."""
-    found = list(_remote_objects(source) if is_remote(source) else _local_objects(source))
-    if not found:
-        raise _NothingThere(f"there is nothing to read at {source}", "check its spelling; hidden files do not count")
-    return found
+    return list(_at_least_one(source, _remote_objects(source) if is_remote(source) else _local_objects(source)))
 
 
 def _local_objects(source: str) -> Iterator[SourceObject]:
@@ -159,23 +172,40 @@ def _remote_objects(source: str) -> Iterator[SourceObject]:
         raise UsageError(f"{source} names no bucket", "write s3://bucket/prefix")
     with store_errors(source):
         try:
-            found = _remote_facts(filesystem, path)
+            for key, facts in _remote_facts(filesystem, path):
+                size = int(facts.get("size", facts.get("Size")) or 0)
+                if size or not key.endswith("/"):  # consoles mark folders by empty objects
+                    yield SourceObject(f"s3://{key}", size, str(facts.get("ETag") or size).strip('"'))
         except FileNotFoundError as error:
             raise _NothingThere(f"there is no bucket {bucket}", "check its name and AWS_ENDPOINT_URL") from error
-    for key in sorted(found):
-        facts = found[key]
-        size = int(facts.get("size") or 0)
-        if size or not key.endswith("/"):  # consoles mark folders by empty objects
-            yield SourceObject(f"s3://{key}", size, str(facts.get("ETag") or size).strip('"'))
 
 
-def _remote_facts(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
-    """What the store says of each object at, below, or matching ``path``."""
+def _remote_facts(filesystem: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the store says of each object at, below, or matching ``path``, in order."""
     exact = _remote_object(filesystem, path)
-    if exact:
-        return exact | _remote_folder(filesystem, path)
-    if not glob.has_magic(path):
-        return _remote_folder(filesystem, path)
+    yield from exact.items()
+    if exact or not glob.has_magic(path):
+        yield from _listed(filesystem, path)
+    else:
+        yield from sorted(_matching(filesystem, path).items())
+
+
+def _listed(filesystem: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects below ``path``, as the store lists them, a thousand in memory at a time."""
+    bucket, _, prefix = path.partition("/")
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": LIST_KEYS}
+    while True:
+        page = filesystem.call_s3("list_objects_v2", **asked)
+        for facts in page.get("Contents", ()):
+            key = f"{bucket}/{facts['Key']}"
+            if not _is_hidden(key, path):
+                yield key, facts
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _matching(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     fixed = path[: path.index(next(filter(glob.has_magic, path.split("/"))))]
     matches: dict[str, dict[str, Any]] = filesystem.glob(path, detail=True)
