@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--json", action="store_true", help="print JSON instead of a table")
     prune.set_defaults(command=_bench_prune)
     _add_bench_engine(kinds)
+    plan = kinds.add_parser("plan", help="planning a corpus of many objects, and finding nothing new in it")
+    plan.add_argument("--objects", type=int, default=1_000_000, help="objects of the corpus (default: 1000000)")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of text")
+    plan.set_defaults(command=_bench_plan)
     return parser
 
 
@@ -278,6 +282,16 @@ def _models(*, json: bool) -> int:
 
     found = [family.family for family in families()]
     print(dumps(family_values(found), indent=2) if json else family_list(found))
+    return 0
+
+
+def _bench_plan(*, objects: int, json: bool) -> int:
+    if objects < 1:
+        raise UsageError("--objects must be at least 1")
+    from rtprune.bench.plan import bench_plan, report
+
+    found = bench_plan(objects)
+    print(dumps(found, indent=2) if json else report(found))
     return 0
 
 

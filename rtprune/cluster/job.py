@@ -9,7 +9,7 @@ from typing import Literal
 
 from rtprune.cluster.assignment import Tally
 from rtprune.dataset import Output, Pending
-from rtprune.documents import SourceObject
+from rtprune.documents import ObjectList
 from rtprune.settings import RunSettings
 
 
@@ -64,13 +64,13 @@ class Found:
 
     output: Output
     objects: int
-    new: tuple[SourceObject, ...]
+    new: ObjectList
     pending: Pending
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether no object is to be opened and every planned unit is committed."""
-        return not self.new and not self.pending.units
+        return not len(self.new) and not self.pending.units
 
 
 NOTHING = Pending(0, 0)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 
 from rtprune.cluster.inspector import Batch, Inspector, batches, refused_row
 from rtprune.cluster.job import (
@@ -41,7 +42,7 @@ from rtprune.dataset import (
     record_run,
 )
 from rtprune.dataset.schema import RunStatus
-from rtprune.documents import SourceObject, list_objects
+from rtprune.documents import ObjectList, SourceObject, list_objects
 from rtprune.errors import RTPruneError, UsageError
 from rtprune.models import describe
 from rtprune.settings import NO_MODEL, ReadSettings, RunSettings
@@ -86,7 +87,7 @@ def discover(run: Run) -> Found:
                 count += 1
                 yield found
 
-    new = tuple(_to_open(run, log, outside()))
+    new = ObjectList(_to_open(run, log, outside()))
     return Found(output, count, new, pending(output, committed_units(output)))
 
 
@@ -119,31 +120,39 @@ def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_sto
     """
     log = PlanLog(found.output)
     claims = Claims(found.output, run.run_id)
-    new = list(_to_open(run, log, found.new))
-    total, documents, failed = len(new), 0, 0
+    documents = failed = 0
     stopped = False
-    while new and not stopped:
-        if not claims.take(_planning(log.count + 1)):
-            if stopped := should_stop():
-                break
-            time.sleep(OTHERS_EVERY_S)
-            before = log.count
-            log.reload()
-            new = new if log.count == before else list(_to_open(run, log, new))
-            continue
-        chunk, new = tuple(new[:PLAN_OBJECTS]), new[PLAN_OBJECTS:]
+    new = _to_open(run, log, found.new)
+    while not stopped and (chunk := tuple(islice(new, PLAN_OBJECTS))):
+        if stopped := not _may_plan(log, claims, should_stop):
+            break
+        chunk = tuple(_to_open(run, log, chunk))  # without what others have planned meanwhile
         rows: list[DocumentRow] = []
         for some in _inspect(run, chunk, should_stop):
             rows.extend(some)
-            on_progress(Progress("inspect", documents + len(rows), total, failed))
+            on_progress(Progress("inspect", documents + len(rows), len(found.new), failed))
         if stopped := len(rows) < len(chunk):
             break  # a plan never holds half a chunk, so that units do not depend on when a run was stopped
         log.append(rows, unit_pages=run.settings.unit_pages, run_id=run.run_id)
         documents += len(rows)
         failed += sum(row.status == "failed" for row in rows)
-    if total:
+    if len(found.new):
         claims.sweep(lambda what: _planning(0) <= what <= _planning(log.count))
     return Planned(documents, failed, pending(found.output, committed_units(found.output)), stopped)
+
+
+def _may_plan(log: PlanLog, claims: Claims, should_stop: ShouldStop) -> bool:
+    """Wait until no other live run makes the next plan; false when the run is to stop before."""
+    while not should_stop():
+        number = log.count + 1
+        if claims.take(_planning(number)):
+            log.reload()
+            if log.count + 1 == number:
+                return True
+        else:
+            time.sleep(OTHERS_EVERY_S)
+            log.reload()
+    return False
 
 
 def _planning(number: int) -> str:

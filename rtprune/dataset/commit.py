@@ -26,7 +26,7 @@ from rtprune.dataset.files import (
     unit_name,
 )
 from rtprune.dataset.output import Output, compaction_of, data_file
-from rtprune.dataset.plan import WorkUnit, load_plans, standing_documents, write_documents
+from rtprune.dataset.plan import Plans, WorkUnit, standing_documents, write_documents
 from rtprune.dataset.schema import SCHEMA_VERSION, PageRow, RunRow, page_table, parquet_bytes, row_count, run_table
 from rtprune.errors import RTPruneError
 from rtprune.store import create_if_absent, delete, find, get, join, put
@@ -144,10 +144,9 @@ def _check_rows(unit: WorkUnit, rows: Sequence[PageRow]) -> None:
 def _restore_documents(output: Output) -> int:
     """Write the ``documents`` files that lack because a plan's maker was killed, or hold rows that a later plan
     superseded; returns how many."""
-    plans = load_plans(output)
     written = {uri.rsplit("/", 1)[-1]: uri for uri in find(join(output.uri, "documents"), ".parquet")}
     restored = 0
-    for number, (plan, standing) in enumerate(zip(plans, standing_documents(plans), strict=True), start=1):
+    for number, (plan, standing) in enumerate(standing_documents(Plans(output)), start=1):
         run_id = plan.column("run_id")[0].as_py()
         uri = written.get(output.documents_uri(run_id, number).rsplit("/", 1)[-1])
         if uri is None or (len(standing) < len(plan) and row_count(get(uri)) != len(standing)):

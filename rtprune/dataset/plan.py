@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from rtprune.dataset.output import Output, check_run_id
 from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, parquet_bytes, storable
 from rtprune.errors import RTPruneError
-from rtprune.store import create_if_absent, find, get, get_many, join, put
+from rtprune.store import create_if_absent, get, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,24 +311,34 @@ def plan_table(data: bytes, uri: str) -> pa.Table:
         ) from error
 
 
-def load_plans(output: Output) -> list[pa.Table]:
-    """The tables of all plans, oldest first."""
-    found = get_many(find(join(output.uri, "_rtprune", "plans"), ".parquet"))
-    return [plan_table(data, uri) for uri, data in found.items()]
+@dataclass(frozen=True)
+class Plans:
+    """The tables of all plans of ``output``, oldest first; fetched anew, one by one, whenever they are iterated."""
+
+    output: Output
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return _plans(self.output)
 
 
-def standing_documents(plans: Sequence[pa.Table]) -> list[pa.Table]:
-    """The ``documents`` rows of each of ``plans``, oldest first, without those that a later one supersedes."""
-    keys = [
-        list(zip(plan.column("uri").to_pylist(), plan.column("version").to_pylist(), strict=True)) for plan in plans
-    ]
-    latest = {key: number for number, some in enumerate(keys) for key in some}
-    return [
-        plan.select(DOCUMENTS.names)
-        .cast(DOCUMENTS)
-        .filter(pa.array([latest[key] == number for key in some], pa.bool_()))
-        for number, (plan, some) in enumerate(zip(plans, keys, strict=True))
-    ]
+def standing_documents(plans: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Each of ``plans``, oldest first, and its ``documents`` rows without those that a later one supersedes.
+
+    Args:
+        plans: iterated twice.
+    """
+    latest: dict[bytes, int] = {}  # the last plan of objects that could not be opened: no others are planned again
+    for number, plan in enumerate(plans):
+        for key, status in zip(_keys(plan), plan.column("status").to_pylist(), strict=True):
+            if status == "failed" or key in latest:
+                latest[key] = number
+    for number, plan in enumerate(plans):
+        stands = pa.array([latest.get(key, number) == number for key in _keys(plan)], pa.bool_())
+        yield plan, plan.select(DOCUMENTS.names).cast(DOCUMENTS).filter(stands)
+
+
+def _keys(plan: pa.Table) -> Iterator[bytes]:
+    return map(_fingerprint, plan.column("uri").to_pylist(), plan.column("version").to_pylist())
 
 
 def write_documents(output: Output, number: int, run_id: str, documents: pa.Table) -> None:

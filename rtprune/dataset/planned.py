@@ -81,9 +81,7 @@ class Planned:
         if not self.whole:
             return
         found = set(find(join(output.uri, "documents"), ".parquet"))
-        for number, (plan, standing) in enumerate(
-            zip(self._tables, standing_documents(self._tables), strict=True), start=1
-        ):
+        for number, (plan, standing) in enumerate(standing_documents(self._tables), start=1):
             uri = output.documents_uri(plan.column("run_id")[0].as_py(), number)
             if uri not in found:
                 harmless.add("unpublished", uri, "the next run writes it")

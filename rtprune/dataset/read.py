@@ -18,7 +18,7 @@ import pyarrow.dataset as pads
 
 from rtprune.dataset.files import file_set
 from rtprune.dataset.output import Output
-from rtprune.dataset.plan import load_plans, standing_documents
+from rtprune.dataset.plan import Plans, standing_documents
 from rtprune.dataset.schema import DOCUMENTS, PAGES
 from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import join, open_filesystem, store_errors
@@ -81,7 +81,8 @@ def read_pages(output: Output, columns: Sequence[str] | None = None) -> pa.Table
 
 def read_documents(output: Output) -> pa.Table:
     """One row per object of the source in each version met, in the order they were planned."""
-    return pa.concat_tables([DOCUMENTS.empty_table(), *standing_documents(load_plans(output))])
+    standing = (rows for _, rows in standing_documents(Plans(output)))
+    return pa.concat_tables([DOCUMENTS.empty_table(), *standing])
 
 
 def statistics(output: Output) -> Statistics:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
@@ -226,25 +226,31 @@ ROW_GROUP_ROWS = 16_384
 
 def page_table(rows: Sequence[PageRow], *, run_id: str, config_hash: str) -> pa.Table:
     """``rows`` as a table of schema ``PAGES``, in their order."""
-    return _table(PAGES, (asdict(row) for row in rows), run_id=run_id, config_hash=config_hash)
+    return _table(PAGES, map(_record, rows), run_id=run_id, config_hash=config_hash)
 
 
 def document_table(rows: Sequence[DocumentRow], *, run_id: str, config_hash: str, discovered_at: datetime) -> pa.Table:
     """``rows`` as a table of schema ``DOCUMENTS``, in their order."""
-    records = (asdict(row) | {"discovered_at": discovered_at} for row in rows)
+    records = (_record(row) | {"discovered_at": discovered_at} for row in rows)
     return _table(DOCUMENTS, records, run_id=run_id, config_hash=config_hash)
 
 
 def run_table(row: RunRow, *, config_hash: str) -> pa.Table:
     """``row`` as a table of schema ``RUNS``."""
     settings = {name: value for name, value in row.settings.items() if "password" not in name}
-    record = asdict(row) | {"settings": json.dumps(settings, sort_keys=True)}
+    record = _record(row) | {"settings": json.dumps(settings, sort_keys=True)}
     return _table(RUNS, [record], run_id=row.run_id, config_hash=config_hash)
+
+
+def _record(row: Any) -> dict[str, Any]:
+    """As ``asdict`` for what a row holds, several times faster: there are millions."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def _table(schema: pa.Schema, records: Iterable[dict[str, Any]], *, run_id: str, config_hash: str) -> pa.Table:
     stamps = {"run_id": run_id, "config_hash": config_hash, "schema_version": SCHEMA_VERSION}
-    return pa.Table.from_pylist([_storable_value(record) | stamps for record in records], schema=schema)
+    rows = [{name: _storable_value(value) for name, value in record.items()} | stamps for record in records]
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def storable(text: str) -> str:
@@ -256,8 +262,8 @@ def _storable_value(value: Any) -> Any:
     match value:
         case str():
             return storable(value)
-        case dict():
-            return {name: _storable_value(item) for name, item in value.items()}
+        case RegionRow():
+            return {name: _storable_value(item) for name, item in _record(value).items()}
         case tuple():
             return [_storable_value(item) for item in value]
     return value

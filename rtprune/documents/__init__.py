@@ -5,10 +5,11 @@ from __future__ import annotations
 from rtprune.documents.document import Document, open_document, read_object
 from rtprune.documents.pages import PageFault, PageImage, render_pages
 from rtprune.documents.rendering import PageRange, Renderers, Rendering
-from rtprune.documents.sources import SourceObject, list_objects
+from rtprune.documents.sources import ObjectList, SourceObject, list_objects
 
 __all__ = [
     "Document",
+    "ObjectList",
     "PageFault",
     "PageImage",
     "PageRange",

@@ -77,10 +77,12 @@ def read_inventory(source: str) -> Listed:
     except (pa.ArrowException, OSError, EOFError) as error:
         raise UsageError(f"the inventory {source} cannot be read: {' '.join(str(error).split())[:200]}") from error
     listed = pa.concat_tables([LISTED.empty_table(), *tables]).sort_by("uri").combine_chunks()
+    del tables
     uris = listed.column("uri")
     if len(listed) > 1:
         repeated = pc.equal(uris.slice(1), uris.slice(0, len(uris) - 1))
         listed = listed.filter(pc.invert(pa.chunked_array([pa.array([False]), *repeated.chunks])))
+    pa.default_memory_pool().release_unused()  # sorting took a multiple of what is left
     return Listed(listed)
 
 

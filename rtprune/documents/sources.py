@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
+import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
 from rtprune.documents.inventory import is_inventory, read_inventory
@@ -19,6 +20,7 @@ from rtprune.store import get, is_remote, open_filesystem, require_reachable, st
 MISSING = "missing"
 
 LIST_KEYS = 1000  # objects a store lists at a time
+LIST_PART = 10_000
 LIST_THREADS = 16  # entries of a list that are looked up in the store at a time
 
 
@@ -36,6 +38,28 @@ class SourceObject:
     uri: str
     size: int
     version: str
+
+
+class ObjectList:
+    """Many objects in little memory: some hundred bytes each. Iterated, it makes them anew.
+
+    Args:
+        objects: taken once, to the end.
+    """
+
+    def __init__(self, objects: Iterable[SourceObject]) -> None:
+        source = iter(objects)
+        self._parts: list[pa.RecordBatch] = []
+        while some := list(islice(source, LIST_PART)):
+            columns = {"uri": [each.uri for each in some], "size": [each.size for each in some]}
+            self._parts.append(pa.RecordBatch.from_pydict(columns | {"version": [each.version for each in some]}))
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def __iter__(self) -> Iterator[SourceObject]:
+        for part in self._parts:
+            yield from map(SourceObject, *(part.column(name).to_pylist() for name in ("uri", "size", "version")))
 
 
 class _NothingThere(UsageError):

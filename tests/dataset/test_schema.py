@@ -67,7 +67,7 @@ def test_columns_are_those_that_readers_were_promised() -> None:
     assert " ".join(PAGES.names) == (
         "doc_id uri page status text regions finish_reason model mode rung visual_tokens_before visual_tokens_after "
         "keep_ratio similarity density prompt_tokens output_tokens decode_steps drafted_tokens accepted_tokens "
-        "audit_distance audit_output_tokens "
+        "audit_distance audit_output_tokens scale "
         "render_ms encode_ms prune_ms prefill_ms decode_ms attempts error_type error_message "
         "run_id config_hash schema_version"
     )
