@@ -202,8 +202,11 @@ def test_a_rendering_nobody_wants_makes_way_for_the_next(make_pdf: MakePdf, tmp_
 
 
 def test_no_process_is_left_when_renderers_are_closed(make_pdf: MakePdf, tmp_path: Path, misbehaving: None) -> None:
+    before = descendants(os.getpid()).keys()  # other tests may have left some
+
     def alive() -> list[str]:
-        return [line for line in descendants(os.getpid()).values() if "rtprune.documents.renderer" in line]
+        started = {pid: line for pid, line in descendants(os.getpid()).items() if pid not in before}
+        return [line for line in started.values() if "rtprune.documents.renderer" in line]
 
     with renderers(2) as made:
         pages = made.rendering([stored(tmp_path / "a", make_pdf("one", "hang"), 1, 2)])
