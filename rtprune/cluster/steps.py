@@ -121,12 +121,15 @@ def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_sto
     log = PlanLog(found.output)
     claims = Claims(found.output, run.run_id)
     documents = failed = 0
-    stopped = False
+    stopped, unused = False, ""
     new = _to_open(run, log, found.new)
     while not stopped and (chunk := tuple(islice(new, PLAN_OBJECTS))):
         if stopped := not _may_plan(log, claims, should_stop):
             break
         chunk = tuple(_to_open(run, log, chunk))  # without what others have planned meanwhile
+        if not chunk:
+            unused = _planning(log.count + 1)
+            continue
         rows: list[DocumentRow] = []
         for some in _inspect(run, chunk, should_stop):
             rows.extend(some)
@@ -137,7 +140,7 @@ def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_sto
         documents += len(rows)
         failed += sum(row.status == "failed" for row in rows)
     if len(found.new):
-        claims.sweep(lambda what: _planning(0) <= what <= _planning(log.count))
+        claims.sweep(lambda what: _planning(0) <= what <= _planning(log.count) or what == unused)
     return Planned(documents, failed, pending(found.output, committed_units(found.output)), stopped)
 
 
