@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from prefect import flow
+from prefect import State, flow, get_run_logger
+from prefect.states import Cancelled
 from pydantic import Field
 
 from rtprune.cluster.job import Done, Planned, RunSummary
 from rtprune.cluster.steps import in_progress, prepare
+from rtprune.cluster.stopping import Stopper
 from rtprune.settings import Ratio, RunSettings
 from tasks.discover import discover
 from tasks.plan import plan
 from tasks.publish import publish
 from tasks.read import read
+
+STOPPING = "stopping: units at work are finished first; what takes longer than Prefect waits is read by the next run"
+STOPPED = "stopped after {units} units, {pages} pages, all of them kept; run the deployment again for the rest"
 
 
 @flow(name="ocr-corpus", flow_run_name="{source} to {output}")
@@ -27,11 +32,12 @@ def ocr_corpus(
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None,
     unit_pages: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     workers: Annotated[int, Field(ge=1)] | None = None,
-) -> RunSummary:
+) -> RunSummary | State[RunSummary]:
     """Read every page of a corpus into a Parquet dataset, or what is missing of it.
 
     What is left out comes from the worker's environment (RTPRUNE_MODEL, RTPRUNE_RAY_ADDRESS, RTPRUNE_PASSWORD, ...) or
     is the package's default. A password is no parameter, because Prefect stores and shows parameters.
+    Cancelled, or sent SIGTERM, the flow lets the units at work finish.
 
     Args:
         source: A file, folder or glob, an s3:// prefix or glob, or a .txt file listing such.
@@ -58,7 +64,11 @@ def ocr_corpus(
     found = discover(run)
     if found.nothing_to_do:
         return publish(run, found, Planned(), Done())
-    with in_progress(run, found):
-        planned = plan(run, found)
-        done = read(run, found)
-        return publish(run, found, planned, done)
+    logger = get_run_logger()
+    with in_progress(run, found), Stopper(lambda: logger.warning(STOPPING)) as stopper:
+        planned = plan(run, found, stopper.asked)
+        done = read(run, found, stopper.asked)
+        summary = publish(run, found, planned, done)
+    if summary.status == "stopped":
+        return Cancelled(message=STOPPED.format(units=summary.units, pages=summary.tally.pages))
+    return summary

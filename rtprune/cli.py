@@ -11,22 +11,24 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from json import dumps
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from rtprune import __version__
 from rtprune.errors import DocumentError, RTPruneError, UsageError
+from rtprune.report.wording import one_line
 from rtprune.settings import ReadSettings, RunSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from rtprune.cluster.job import Progress
+    from rtprune.cluster.stopping import Stopper
     from rtprune.engine import Engine
-    from rtprune.report.progress import ProgressDisplay
 
 FAILED, MISUSED = 1, 2
+STOPPING = "stopping: units at work are finished first; Ctrl-C again abandons them"
 PAGE_FLAGS = (*ReadSettings.model_fields, "password")
 
 
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: RTPruneError, code: int) -> int:
-    print(f"rtprune: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"rtprune: error: {one_line(str(error))}", file=sys.stderr)
     return code
 
 
@@ -229,21 +231,32 @@ def _save_overlay(path: str, engine: Engine, picture: Image) -> None:
 
 def _run(*, source: str, output: str, **given: Any) -> int:
     settings = _settings(given)
+    from rtprune.cluster.stopping import Stopper
     from rtprune.report.progress import ProgressDisplay
 
-    with ProgressDisplay(sys.stderr) as display, _Stopper(display) as stopper:
-        try:
-            from rtprune.cluster.run import run_corpus
-            from rtprune.report.summary import run_summary
+    with ProgressDisplay(sys.stderr) as display:
+        stopper = Stopper(lambda: display.say(STOPPING), at_work=False)
 
-            summary = run_corpus(
-                source, output, settings, on_progress=stopper.watch(display.show), should_stop=stopper.asked
-            )
+        def show(progress: Progress) -> None:
+            stopper.begin()
+            display.show(progress)
+
+        try:
+            with stopper:
+                from rtprune.cluster.run import run_corpus
+                from rtprune.report.summary import run_summary
+
+                summary = run_corpus(source, output, settings, on_progress=show, should_stop=stopper.asked)
         except KeyboardInterrupt:
             display.say("stopped; what was committed is kept: the same command goes on from there")
-            return stopper.exit_code
+            return _stopped_by(stopper)
     print(run_summary(summary))
-    return stopper.exit_code if summary.status == "stopped" else 0
+    return _stopped_by(stopper) if summary.status == "stopped" else 0
+
+
+def _stopped_by(stopper: Stopper) -> int:
+    """What a shell expects of a command ended by the signal."""
+    return 128 + (stopper.signal or signal.SIGINT)
 
 
 def _stats(*, output: str) -> int:
@@ -328,45 +341,3 @@ def _bench_engine(*, threads: int, json: bool, **given: Any) -> int:
     found = bench_engine(model, reference=reference, output_tokens=tokens, **given)
     print(dumps(found, indent=2) if json else report(found))
     return 0
-
-
-class _Stopper:
-    """Ctrl-C and SIGTERM: while units are at work the first one lets them finish; otherwise, or again, stop at once."""
-
-    def __init__(self, display: ProgressDisplay) -> None:
-        self._display = display
-        self._signal: int | None = None
-        self._at_work = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stopper:
-        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a command ended by the signal."""
-        return 128 + (self._signal or signal.SIGINT)
-
-    def asked(self) -> bool:
-        """Whether to stop."""
-        return self._signal is not None
-
-    def watch(self, show: Callable[[Any], None]) -> Callable[[Any], None]:
-        """``show``, noticing that work has begun."""
-
-        def shown(progress: Any) -> None:
-            self._at_work = True
-            show(progress)
-
-        return shown
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self._signal = self._signal is not None, number
-        if again or not self._at_work:
-            raise KeyboardInterrupt
-        self._display.say("stopping: units at work are finished first; Ctrl-C again abandons them")

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from rtprune.cluster import steps
-from rtprune.cluster.job import Done, Found, Progress, Run
+from rtprune.cluster.job import Done, Found, Progress, Run, ShouldStop
 from rtprune.report.wording import share_saved
 from tasks.retries import STEP
 
@@ -16,7 +16,7 @@ LOG_EVERY_S = 30.0
 
 
 @task(**STEP)
-def read(run: Run, found: Found) -> Done:
+def read(run: Run, found: Found, should_stop: ShouldStop) -> Done:
     """Every page of the planned units in the dataset, those that cannot be read as failed rows."""
     logger = get_run_logger()
     logged_at, logged = time.monotonic(), 0
@@ -30,4 +30,4 @@ def read(run: Run, found: Found) -> Done:
         saved = share_saved(progress.tokens_before, progress.tokens_after)
         logger.info("%d of %d pages, %d failed, %s tokens saved", progress.done, progress.total, progress.failed, saved)
 
-    return steps.read(run, found.output, on_progress=log)
+    return steps.read(run, found.output, on_progress=log, should_stop=should_stop)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rtprune.cluster.stopping import no_sigterm_for_children
 from rtprune.errors import RTPruneError, UsageError
 
 OBJECT_STORE_BYTES = 200_000_000  # only addresses and receipts travel through Ray
@@ -27,14 +28,15 @@ def start_local(cpus: int | None = None) -> None:
     """Start Ray in this process tree, reachable from this machine only. Raises ``RTPruneError`` when it does not."""
     ray = _import_ray(LOOPBACK)
     try:
-        _init(
-            ray,
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-        )
+        with no_sigterm_for_children():
+            _init(
+                ray,
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
     except Exception as error:  # Ray raises it bare when its processes are not up in time
         raise RTPruneError(
             f"Ray could not be started here: {' '.join(str(error).split())}",

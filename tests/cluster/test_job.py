@@ -1,18 +1,21 @@
-"""``ray job submit`` against a real local head: the run joins the cluster it is in."""
+"""``ray job submit`` and ``stop`` against a real local head: the run joins the cluster it is in."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from rtprune.dataset import Output, committed_units, verify_dataset
 from tests.corpus import assert_complete, quick_flags, write_corpus
 from tests.processes import wait_until
 
@@ -37,11 +40,11 @@ def takes_jobs(dashboard: str) -> bool:
         return False
 
 
-@pytest.fixture
-def environment(store_endpoint: str, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def environment(store_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Of head and client: a home of their own, and this installation's commands."""
     own = {
-        "HOME": str(tmp_path),
+        "HOME": str(tmp_path_factory.mktemp("home")),
         "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,11 +53,11 @@ def environment(store_endpoint: str, tmp_path: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
 
 
-@pytest.fixture
-def dashboard(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """Address to submit jobs to; the head runs for the length of the test."""
+@pytest.fixture(scope="module")
+def dashboard(environment: dict[str, str]) -> Iterator[str]:
+    """Address to submit jobs to."""
     port = free_port()
-    said = tmp_path / "head.log"
+    said = Path(environment["HOME"]) / "head.log"
     # its sockets' paths must be short
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as scratch, said.open("w") as log:
         head = subprocess.Popen(
@@ -78,13 +81,43 @@ def dashboard(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
             head.wait(30)
 
 
+def submit(dashboard: str, environment: dict[str, str], *entrypoint: str, options: Sequence[str] = ()) -> str:
+    """What the client prints of a job that runs ``rtprune run``."""
+    client = [str(BINARIES / "ray"), "job", "submit", "--address", dashboard, "--working-dir", "."]
+    command = [*client, *options, "--", "rtprune", "run", *entrypoint]
+    ended = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
 def test_submitted_job_reads_the_corpus_on_the_cluster(
     dashboard: str, environment: dict[str, str], bucket: str, tmp_path: Path, random_checkpoint: Path
 ) -> None:
     source = write_corpus(tmp_path / "source", documents=3, pages=2)
-    entrypoint = ["rtprune", "run", str(source), f"{bucket}/out", *quick_flags(random_checkpoint, workers=1)]
-    submit = [str(BINARIES / "ray"), "job", "submit", "--address", dashboard, "--working-dir", ".", "--", *entrypoint]
-    ended = subprocess.run(submit, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "6 recorded" in ended.stdout
+    flags = quick_flags(random_checkpoint, workers=1)
+    assert "6 recorded" in submit(dashboard, environment, str(source), f"{bucket}/out", *flags)
     assert sum(assert_complete(f"{bucket}/out").values()) == 6
+
+
+def test_stopped_job_finishes_the_units_at_work_and_says_how_to_go_on(
+    dashboard: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    source, out = write_corpus(tmp_path / "source", documents=1, pages=600), tmp_path / "out"
+    run = [str(source), str(out), "--model", "none", "--unit-pages", "1", "--workers", "1"]
+    patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}})
+    options = ["--no-wait", "--submission-id", "a-job", "--runtime-env-json", patience]
+    submit(dashboard, environment, *run, options=options)
+    wait_until(lambda: len(list(out.glob("_rtprune/markers/*"))) >= 3, "the first units")
+    client = [str(BINARIES / "ray"), "job"]
+    for command in ("stop", "logs"):
+        asked = [*client, command, "--address", dashboard, "a-job"]
+        said = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=180)
+        assert said.returncode == 0, said.stderr
+    assert "units at work are finished first" in said.stdout
+    assert "the same command goes on from here" in said.stdout
+    dataset = Output.existing(str(out))
+    units = len(committed_units(dataset))
+    assert 3 <= units < 600
+    assert verify_dataset(dataset).sound
+    (row,) = pq.read_table(out / "runs").to_pylist()
+    assert (row["status"], row["units"]) == ("stopped", units)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from flows.compact_dataset import compact_dataset
 from flows.ocr_corpus import ocr_corpus
+from rtprune.dataset import Output, committed_units, verify_dataset
 from tests.corpus import assert_complete, quick_settings, write_corpus
 from tests.processes import wait_until
 
@@ -56,19 +62,58 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
             process.wait(60)
 
 
-@pytest.mark.slow
-def test_deployed_flow_is_run_by_a_worker(tmp_path: Path, random_checkpoint: Path) -> None:
+@dataclass(frozen=True)
+class Deployed:
+    """Deployments on a server, with a worker that takes their runs."""
+
+    api: str
+
+    def ask(self, path: str, given: object = None) -> Any:
+        """What the server answers; a POST where something is ``given``."""
+        data = None if given is None else json.dumps(given).encode()
+        request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+
+    def start(self, deployment: str, **parameters: object) -> str:
+        """Id of a new flow run."""
+        found = self.ask(f"deployments/name/{deployment}")
+        run = self.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        return str(run["id"])
+
+    def cancel(self, flow_run: str) -> None:
+        """As the button on its page does."""
+        self.ask(f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING"}})
+
+    def state(self, flow_run: str) -> dict[str, str]:
+        """Its latest state."""
+        found: dict[str, str] = self.ask(f"flow_runs/{flow_run}")["state"]
+        return found
+
+    def end(self, flow_run: str) -> tuple[str, str]:
+        """Type and message of its last state."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        wait_until(lambda: self.state(flow_run)["type"] in final, "the flow run to end")
+        state = self.state(flow_run)
+        return state["type"], state["message"]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Every deployment of prefect.yaml."""
+    folder = tmp_path_factory.mktemp("prefect")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     environment = os.environ | {
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_HOME": str(folder / "home"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_CLI_COLORS": "false",
         "PYTHONPATH": str(REPOSITORY),
     }
-    project = tmp_path / "project"  # deploying leaves files behind
+    project = folder / "project"  # deploying leaves files behind
     project.mkdir()
     for name in ("flows", "tasks"):
         shutil.copytree(REPOSITORY / name, project / name)
@@ -80,19 +125,44 @@ def test_deployed_flow_is_run_by_a_worker(tmp_path: Path, random_checkpoint: Pat
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
-    source = write_corpus(tmp_path / "source", documents=2, pages=2)
-    settings = quick_settings(random_checkpoint, workers=1).model_dump(exclude_unset=True, exclude={"batch_pages"})
-    given = {"source": str(source), "output": str(tmp_path / "out"), **settings}
-    with running(
-        ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"], environment, tmp_path / "s"
-    ):
+    server = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    with running(server, environment, folder / "server.log"):
         wait_until(lambda: answers(port), "the server")
         prefect("work-pool", "create", "rtprune", "--type", "process")
         prefect("deploy", "--all")
-        with running(["worker", "start", "--pool", "rtprune"], environment, tmp_path / "w"):
-            parameters = [part for name, value in given.items() for part in ("--param", f"{name}={value}")]
-            prefect("deployment", "run", "ocr-corpus/manual", *parameters, "--watch")
-            output = ("--param", f"output={tmp_path / 'out'}")
-            prefect("deployment", "run", "compact-dataset/compaction", *output, "--watch")
-    assert sum(assert_complete(str(tmp_path / "out")).values()) == 4
+        with running(["worker", "start", "--pool", "rtprune"], environment, folder / "worker.log"):
+            yield Deployed(environment["PREFECT_API_URL"])
+
+
+@pytest.mark.slow
+def test_deployed_flows_are_run_by_a_worker(deployed: Deployed, tmp_path: Path, random_checkpoint: Path) -> None:
+    source, out = write_corpus(tmp_path / "source", documents=2, pages=2), str(tmp_path / "out")
+    settings = quick_settings(random_checkpoint, workers=1).model_dump(exclude_unset=True, exclude={"batch_pages"})
+    ended, message = deployed.end(deployed.start("ocr-corpus/manual", source=str(source), output=out, **settings))
+    assert ended == "COMPLETED", message
+    ended, message = deployed.end(deployed.start("compact-dataset/compaction", output=out))
+    assert ended == "COMPLETED", message
+    assert sum(assert_complete(out).values()) == 4
     assert len(list((tmp_path / "out" / "pages").rglob("*.parquet"))) == 1
+
+
+@pytest.mark.slow
+def test_cancelled_flow_run_finishes_the_units_at_work_and_says_how_to_go_on(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    pages = 600
+    source, out = write_corpus(tmp_path / "source", documents=1, pages=pages), tmp_path / "out"
+    given = {"source": str(source), "output": str(out), "model": "none", "unit_pages": 1, "workers": 1}
+    flow_run = deployed.start("ocr-corpus/manual", **given)
+    wait_until(lambda: len(list(out.glob("_rtprune/markers/*"))) >= 3, "the first units")
+    deployed.cancel(flow_run)
+    ended, message = deployed.end(flow_run)
+    assert ended == "CANCELLED"
+    assert "run the deployment again for the rest" in message
+    dataset = Output.existing(str(out))
+    units = len(committed_units(dataset))
+    assert 3 <= units < pages
+    assert f"stopped after {units} units" in message
+    assert verify_dataset(dataset).sound
+    (row,) = pq.read_table(out / "runs").to_pylist()
+    assert (row["status"], row["units"]) == ("stopped", units)
