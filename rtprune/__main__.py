@@ -6,4 +6,5 @@ import sys
 
 from rtprune.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a process spawned by one that was started so imports this again
+    sys.exit(main())

@@ -104,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--objects", type=int, default=1_000_000, help="objects of the corpus (default: 1000000)")
     plan.add_argument("--json", action="store_true", help="print JSON instead of text")
     plan.set_defaults(command=_bench_plan)
+    pipeline = kinds.add_parser("pipeline", help="the line without a model, against bare rendering; and its scaling")
+    pipeline.add_argument("--pages", type=int, default=1024, help="pages of the corpus (default: 1024)")
+    pipeline.add_argument("--workers", type=int, default=2, help="workers, and processes of the bare loop (default: 2)")
+    pipeline.add_argument(
+        "--page-ms", type=float, default=100.0, help="what the sleeping engine takes for a page (default: 100)"
+    )
+    pipeline.add_argument("--repeats", type=int, default=2, help="runs of line and bare loop (default: 2)")
+    pipeline.add_argument("--json", action="store_true", help="print JSON instead of text")
+    pipeline.set_defaults(command=_bench_pipeline)
     return parser
 
 
@@ -304,6 +313,17 @@ def _bench_plan(*, objects: int, json: bool) -> int:
     from rtprune.bench.plan import bench_plan, report
 
     found = bench_plan(objects)
+    print(dumps(found, indent=2) if json else report(found))
+    return 0
+
+
+def _bench_pipeline(*, json: bool, **given: Any) -> int:
+    for name, number in given.items():
+        if not number > 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0")
+    from rtprune.bench.pipeline import bench_pipeline, report
+
+    found = bench_pipeline(**given)
     print(dumps(found, indent=2) if json else report(found))
     return 0
 

@@ -18,8 +18,6 @@ from rtprune.documents import PageFault, PageImage, PageRange, Renderers, Render
 from rtprune.settings import NO_MODEL, RunSettings
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from rtprune.engine import Engine, Skipping
 
 
@@ -135,7 +133,7 @@ class Reader:
             rows[name] = row
             self._tally += Tally.of([row])
 
-        def pictures() -> Iterator[tuple[tuple[int, int], Image, str] | None]:
+        def images() -> Iterator[tuple[tuple[int, int], PageImage] | None]:
             for found in rendering:
                 if found is None:
                     yield None
@@ -145,12 +143,12 @@ class Reader:
                     record((index, page.page), self._fault_row(pieces[index], page, attempt))
                 else:
                     reading[index, page.page] = page
-                    yield (index, page.page), page.picture, page.text_layer
+                    yield (index, page.page), page
 
         def audited(name: tuple[int, int]) -> bool:
             return chosen(f"{pieces[name[0]].doc_id}:{name[1]}", self._settings.audit_fraction)
 
-        for name, result in self._engine.stream(pictures(), audited):
+        for name, result in self._engine.stream(images(), audited):
             record(name, read_row(pieces[name[0]], reading.pop(name), result, self._label, self._mode, attempt))
         return [rows[name] for name in sorted(rows)]
 

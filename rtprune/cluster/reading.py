@@ -43,9 +43,21 @@ GIVEN_UP = {
 
 
 class Reading:
-    """Reads the units of ``output`` that are not committed yet; see ``rtprune.cluster.steps.read``."""
+    """Reads the units of ``output`` that are not committed yet; see ``rtprune.cluster.steps.read``.
 
-    def __init__(self, run: Run, output: Output, on_progress: OnProgress, should_stop: ShouldStop) -> None:
+    Args:
+        reader: workers of this kind instead.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        output: Output,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+        reader: type[Reader] | None = None,
+    ) -> None:
+        self._reader = reader or Reader
         self._run = run
         self._output = output
         self._on_progress = on_progress
@@ -96,7 +108,7 @@ class Reading:
 
         run, settings = self._run, self._run.settings
         return Pool(
-            Reader,
+            self._reader,
             (self._output, run.run_id, settings, run.label, placement),
             placement,
             max_attempts=settings.max_attempts,

@@ -12,13 +12,14 @@ from PIL import Image
 from rtprune.documents.document import Document
 from rtprune.documents.pdf import open_pdf
 from rtprune.documents.picture import open_picture, read_frame
+from rtprune.documents.raster import Raster
 from rtprune.errors import DocumentError
 
 DEFAULT_DPI = 144  # as the published runner renders
 DEFAULT_MAX_PIXELS = 50_000_000
 
-#: Page number -> picture, its scale, the page's own text.
-Render = Callable[[int], tuple[Image.Image, float, str]]
+#: Page number -> pixels, their scale, the page's own text.
+Render = Callable[[int], tuple[Raster, float, str]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PageImage:
 
     Attributes:
         page: 1-based.
-        picture: mode RGB, upright.
+        raster: its pixels, upright.
         render_ms: time it took to decode or render.
         scale: linear scale of the picture against what was asked for (the dpi, or the picture's own pixels);
             below 1 where the page would have had more pixels than allowed.
@@ -35,20 +36,25 @@ class PageImage:
     """
 
     page: int
-    picture: Image.Image = field(repr=False, compare=False)
+    raster: Raster = field(compare=False)
     render_ms: float
     scale: float = 1.0
     text_layer: str = field(default="", repr=False, compare=False)
 
     @property
+    def picture(self) -> Image.Image:
+        """Mode RGB; made anew each time."""
+        return self.raster.picture
+
+    @property
     def width(self) -> int:
         """Pixels."""
-        return self.picture.width
+        return self.raster.width
 
     @property
     def height(self) -> int:
         """Pixels."""
-        return self.picture.height
+        return self.raster.height
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,12 @@ def open_pages(document: Document, dpi: int, max_pixels: int) -> Iterator[Callab
 def _attempt(render: Render, page: int) -> PageImage | PageFault:
     start = time.perf_counter()
     try:
-        picture, scale, text = render(page)
+        raster, scale, text = render(page)
     except Exception as error:  # MuPDF raises a family of its own; whatever it is, it is this page's alone
         kind = error.kind if isinstance(error, DocumentError) else _kind(error)
         message = str(error) if isinstance(error, DocumentError) else f"page {page} cannot be rendered: {error}"
         return PageFault(page, kind, message, _milliseconds_since(start))
-    return PageImage(page, picture, _milliseconds_since(start), scale, text)
+    return PageImage(page, raster, _milliseconds_since(start), scale, text)
 
 
 def _kind(error: Exception) -> str:
@@ -134,4 +140,8 @@ def _pdf_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Ren
 @contextmanager
 def _picture_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
     # Opened anew for each page: what a damaged frame leaves behind in Pillow's object must not reach the next.
-    yield lambda page: (*read_frame(open_picture(document.data), page - 1, max_pixels), "")
+    def render(page: int) -> tuple[Raster, float, str]:
+        picture, scale = read_frame(open_picture(document.data), page - 1, max_pixels)
+        return Raster.of(picture), scale, ""
+
+    yield render

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pymupdf
-from PIL import Image
 
+from rtprune.documents.raster import Raster
 from rtprune.errors import DocumentError
 
 POINTS_PER_INCH = 72.0
@@ -43,8 +43,8 @@ class OpenPdf:
         """Pages that exist or are claimed to."""
         return len(self.pages)
 
-    def render(self, page: int, dpi: int, max_pixels: int) -> tuple[Image.Image, float]:
-        """Picture of a page, RGB on white with its annotations, as the published runner makes it, and its scale.
+    def render(self, page: int, dpi: int, max_pixels: int) -> tuple[Raster, float]:
+        """Pixels of a page, on white with its annotations, as the published runner makes it, and its scale.
 
         Args:
             page: 1-based.
@@ -65,7 +65,7 @@ class OpenPdf:
         complaints = pymupdf.TOOLS.mupdf_warnings()
         if "error" in complaints and pixels.is_unicolor:
             raise DocumentError("damaged", f"nothing of page {page} could be drawn: {_one_line(complaints)}")
-        return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.samples_mv), fitted / zoom
+        return Raster(pixels.width, pixels.height, pixels.samples), fitted / zoom
 
     def text_layer(self, page: int) -> str:
         """Text that page ``page`` (1-based) carries, in its own order; empty where there is none or it is damaged."""

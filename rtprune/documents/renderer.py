@@ -50,11 +50,11 @@ def _serve(opened: _Opened, request: dict[str, Any], answers: BinaryIO) -> None:
         if isinstance(found, PageFault):
             _send(answers, page=page, fault=found.kind, message=found.message, render_ms=found.render_ms)
         else:
-            facts = {"page": page, "size": found.picture.size, "scale": found.scale, "render_ms": found.render_ms}
-            _send(answers, found.picture.tobytes(), text_layer=found.text_layer, **facts)
+            facts = {"page": page, "scale": found.scale, "render_ms": found.render_ms, "text_layer": found.text_layer}
+            _send(answers, found.raster.data, width=found.width, height=found.height, **facts)
 
 
-def _send(answers: BinaryIO, data: bytes = b"", **header: Any) -> None:
+def _send(answers: BinaryIO, data: bytes | bytearray = b"", **header: Any) -> None:
     answers.write(json.dumps({**header, "bytes": len(data)}).encode() + b"\n")
     answers.write(data)
     answers.flush()

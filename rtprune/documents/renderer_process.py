@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from PIL import Image
-
 from rtprune.documents.pages import PageFault, PageImage
+from rtprune.documents.raster import Raster
 from rtprune.errors import RTPruneError, StoreError, UsageError
 
 FETCH_TIMEOUT_S = 1800.0  # s3fs gives up long before
 PAGES_PER_PROCESS = 2000  # then it is replaced, and whatever it has leaked goes with it
-CHUNK_BYTES = 2**20
+HEADER_BYTES = 2**16
+PIPE_BYTES = 2**20  # the most that Linux gives without asking
 
 _RAISED: dict[str, type[RTPruneError]] = {"StoreError": StoreError, "UsageError": UsageError}
 
@@ -134,35 +134,40 @@ class RendererProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                pipesize=PIPE_BYTES,
             )
         return self._process
 
-    def _frame(self, process: subprocess.Popen[bytes], timeout_s: float) -> tuple[dict[str, Any], bytes]:
+    def _frame(self, process: subprocess.Popen[bytes], timeout_s: float) -> tuple[dict[str, Any], bytearray]:
         """The next header and its data. Raises ``TimeoutError``, ``EOFError``."""
         deadline = time.monotonic() + timeout_s
         while (end := self._unread.find(b"\n")) < 0:
-            self._unread += self._read(process, deadline)
+            chunk = bytearray(HEADER_BYTES)
+            self._unread += chunk[: self._read(process, deadline, memoryview(chunk))]
         header: dict[str, Any] = json.loads(self._unread[:end])
-        data, size = self._unread[end + 1 :], int(header["bytes"])
-        while len(data) < size:
-            data += self._read(process, deadline)
-        self._unread = data[size:]
-        return header, bytes(memoryview(data)[:size])
+        data = bytearray(int(header["bytes"]))
+        begun = self._unread[end + 1 : end + 1 + len(data)]
+        del self._unread[: end + 1 + len(begun)]
+        got = len(begun)
+        data[:got] = begun
+        while got < len(data):
+            got += self._read(process, deadline, memoryview(data)[got:])
+        return header, data
 
-    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    def _read(self, process: subprocess.Popen[bytes], deadline: float, into: memoryview) -> int:
         assert process.stdout is not None
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
-        found = os.read(process.stdout.fileno(), CHUNK_BYTES)
+        found = os.readv(process.stdout.fileno(), [into])
         if not found:
             raise EOFError
         return found
 
 
-def _page(header: dict[str, Any], data: bytes) -> PageImage | PageFault:
+def _page(header: dict[str, Any], data: bytearray) -> PageImage | PageFault:
     if "fault" in header:
         return PageFault(header["page"], header["fault"], header["message"], header["render_ms"])
-    picture = Image.frombytes("RGB", tuple(header["size"]), data)
-    return PageImage(header["page"], picture, header["render_ms"], header["scale"], header["text_layer"])
+    raster = Raster(header["width"], header["height"], data)
+    return PageImage(header["page"], raster, header["render_ms"], header["scale"], header["text_layer"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -46,12 +46,31 @@ class _Encoded:
     encode_ms: float
 
 
+class Page(Protocol):
+    """What the engine reads; its picture is taken when it is needed, and not kept."""
+
+    @property
+    def picture(self) -> Image:
+        """8 bits a channel, opaque; see ``rtprune.documents`` for what makes such of any file."""
+
+    @property
+    def text_layer(self) -> str:
+        """What the page says of itself; empty where it does not."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlainPage:
+    """A page that is a picture, and perhaps text."""
+
+    picture: Image
+    text_layer: str = ""
+
+
 @dataclass(eq=False)
 class _Held:
     """A page on its way: the rung of the ladder it is on, those above, and what the first one gave."""
 
-    picture: Image
-    text_layer: str
+    page: Page
     rung: Rung
     higher: tuple[Rung, ...]
     first: PageResult | None = None
@@ -61,11 +80,11 @@ class _Held:
 class _Source(Generic[Name]):
     """Pages as they become ready."""
 
-    def __init__(self, pages: Iterable[tuple[Name, Image, str] | None]) -> None:
+    def __init__(self, pages: Iterable[tuple[Name, Page] | None]) -> None:
         self._pages = iter(pages)
         self.ended = False
 
-    def take(self) -> tuple[Name, Image, str] | None:
+    def take(self) -> tuple[Name, Page] | None:
         """The next page; ``None`` where none is ready, or none will be."""
         try:
             return None if self.ended else next(self._pages)
@@ -114,16 +133,16 @@ class Engine:
         """Read pages; results in the order of the pictures. See `stream`.
 
         Args:
-            pictures: pages of 8 bits a channel, opaque; see ``rtprune.documents`` for what makes such of any file.
+            pictures: of 8 bits a channel, opaque; see ``rtprune.documents`` for what makes such of any file.
             text_layers: what each page says of itself, where pages do.
         """
         layers = text_layers or [""] * len(pictures)
-        pages = zip(range(len(pictures)), pictures, layers, strict=True)
-        found = dict(self.stream(pages))
+        pages = [PlainPage(picture, layer) for picture, layer in zip(pictures, layers, strict=True)]
+        found = dict(self.stream(enumerate(pages)))
         return [found[index] for index in range(len(pictures))]
 
     def stream(
-        self, pages: Iterable[tuple[Name, Image, str] | None], audited: Callable[[Name], bool] = lambda name: False
+        self, pages: Iterable[tuple[Name, Page] | None], audited: Callable[[Name], bool] = lambda name: False
     ) -> Iterator[tuple[Name, PageResult]]:
         """Read pages as slots become free for them; each result is given as soon as there is one.
 
@@ -133,7 +152,7 @@ class Engine:
         tokens are only guessed.
 
         Args:
-            pages: name (of its own), picture and text layer (or "") of each; taken when there is a slot. ``None`` where
+            pages: each with a name of its own; taken when there is a slot. ``None`` where
                 none is ready yet: pages that are here are read on meanwhile.
             audited: which pages are also read unpruned, to tell how much of their text pruning has changed.
 
@@ -191,12 +210,12 @@ class Engine:
         if reading.live and not self._may_join(reading, crowd):
             return []
         names = [again.popleft() for _ in range(min(reading.room, len(again)))]
-        while len(names) < reading.room and (page := source.take()) is not None:
-            name, picture, text = page
+        while len(names) < reading.room and (found := source.take()) is not None:
+            name, page = found
             if name in held:
                 raise UsageError(f"two pages are called {name!r}", "give each a name of its own")
             rung, *higher = ladder(self.model, self.mode, self._pruning)
-            held[name] = _Held(picture, text, rung, tuple(higher) if self._reread else ())
+            held[name] = _Held(page, rung, tuple(higher) if self._reread else ())
             names.append(name)
         return names
 
@@ -265,11 +284,11 @@ class Engine:
 
     def _prepare(self, page: _Held) -> _Prepared:
         start = clock_ms(self.model.device)
-        rung = page.rung
-        views = self.model.prepare(page.picture, rung.mode)
+        rung, text = page.rung, page.page.text_layer
+        views = self.model.prepare(page.page.picture, rung.mode)
         if views.layout.free_count == 0:
             raise DocumentError("no-visual-tokens", "the picture gives no visual tokens: there is nothing to read")
-        layer = tuple(self.model.tokenize(page.text_layer)) if page.text_layer else ()
+        layer = tuple(self.model.tokenize(text)) if text else ()
         return _Prepared(rung, views, layer, clock_ms(self.model.device) - start)
 
     def _encode(self, pages: Sequence[_Prepared]) -> list[_Encoded]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
-from PIL.Image import Image
-
 from rtprune.engine.result import PageResult
 
 Name = TypeVar("Name", bound=Hashable)
@@ -16,7 +14,7 @@ class Skipping:
     """Takes pages as the engine does, and says at once of each that it was skipped."""
 
     def stream(
-        self, pages: Iterable[tuple[Name, Image, str] | None], audited: Callable[[Name], bool]
+        self, pages: Iterable[tuple[Name, object] | None], audited: Callable[[Name], bool]
     ) -> Iterator[tuple[Name, PageResult]]:
         """A result with status "skipped" for every page."""
         for page in pages:

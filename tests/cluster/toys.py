@@ -22,7 +22,7 @@ class InstantEngine:
         from rtprune.pruning import PruneFacts
 
         facts = PruneFacts(0.5, 0.2, 0.4, 73, 50, 64, 41)
-        for name, _, _ in filter(None, pages):
+        for name, _ in filter(None, pages):
             yield name, PageResult("ok", text="seen", finish_reason="eos", facts=facts)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rtprune.engine import Engine
+from rtprune.engine import Engine, PlainPage
 from rtprune.engine.fidelity import below_floor, edit_distance, normalised_distance
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.settings import ReadSettings
@@ -50,8 +50,8 @@ def engine(model: DeepSeekOcr, prune: Any = 0.5, **options: Any) -> Engine:
     return Engine(model, ReadSettings(mode="tiny", task="text", prune=prune, max_output_tokens=12), **options)
 
 
-def pages(draw: Draw, count: int) -> list[tuple[int, Image.Image, str]]:
-    return [(seed, draw(seed), "") for seed in range(count)]
+def pages(draw: Draw, count: int) -> list[tuple[int, PlainPage]]:
+    return [(seed, PlainPage(draw(seed))) for seed in range(count)]
 
 
 def test_an_audit_is_the_distance_to_the_same_page_unpruned(model: DeepSeekOcr, draw: Draw) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rtprune.engine import Engine
+from rtprune.engine import Engine, PlainPage
 from rtprune.engine.cache import SlotCache
 from rtprune.engine.decoding import Decoding, PromptEmbeddings, decode
 from rtprune.engine.reading import Reading
@@ -84,10 +84,10 @@ def test_results_come_as_pages_end_and_pages_are_taken_as_there_is_room(
     vary_ends(model, monkeypatch, lambda: engine(model).read(drawn))
     taken: list[int] = []
 
-    def pages() -> Iterator[tuple[int, Image.Image, str]]:
+    def pages() -> Iterator[tuple[int, PlainPage]]:
         for name, page in enumerate(drawn):
             taken.append(name)
-            yield name, page, ""
+            yield name, PlainPage(page)
 
     stream = engine(model, slots=4).stream(pages())
     first, _ = next(stream)
@@ -274,7 +274,7 @@ def test_slots_are_refilled_after_memory_was_full(
 
 def test_two_pages_of_one_name_are_refused(model: DeepSeekOcr, draw: Draw) -> None:
     with pytest.raises(UsageError, match="two pages are called 'a'"):
-        list(engine(model).stream([("a", draw(1), ""), ("a", draw(2), "")]))
+        list(engine(model).stream([("a", PlainPage(draw(1))), ("a", PlainPage(draw(2)))]))
 
 
 @pytest.mark.parametrize("slots", [0, -1])

@@ -1,0 +1,29 @@
+"""A page's pixels, as they travel between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Pixels of three bytes, red, green, blue, in rows from the top.
+
+    They are kept as bytes, because Pillow's own form costs as much to make and unmake as a fifth of a page's rendering.
+    """
+
+    width: int
+    height: int
+    data: bytes | bytearray = field(repr=False)
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> Raster:
+        """The pixels of an RGB picture."""
+        return cls(picture.width, picture.height, picture.tobytes())
+
+    @property
+    def picture(self) -> Image.Image:
+        """Mode RGB; made anew each time."""
+        return Image.frombytes("RGB", (self.width, self.height), self.data)
