@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -46,6 +47,7 @@ class Run:
         label: the model's name in the rows.
         config: what decides a row's content; see ``Output.open``.
         parameters: number of the model's weights.
+        started_at: for the run's row; ``began`` is the same on the monotonic clock, s, which nobody sets.
     """
 
     run_id: str
@@ -56,6 +58,7 @@ class Run:
     config: dict[str, object]
     parameters: int
     started_at: datetime
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

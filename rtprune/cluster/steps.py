@@ -242,7 +242,7 @@ def publish_run(run: Run, found: Found, planned: Planned, done: Done) -> RunSumm
         units=done.units,
         units_left=done.left,
         tally=done.tally,
-        seconds=(datetime.now(UTC) - run.started_at).total_seconds(),
+        seconds=time.monotonic() - run.began,
     )
 
 

@@ -53,6 +53,9 @@ def read_object(uri: str) -> bytes:
         _, path = open_filesystem(uri)
         if is_remote(uri) and "/" not in path:
             raise DocumentError("unreadable", f"{uri} names a bucket, not an object in it")
+        if is_remote(uri) and (uri.endswith("/") or "?versionId=" in uri):
+            # s3fs would fetch what lies at the key without these
+            raise DocumentError("unreadable", f"{uri} has a key that cannot be asked for", "copy it to another key")
         if not is_remote(uri) and not stat.S_ISREG(os.stat(path).st_mode):
             # Reading a pipe or a device might never end.
             raise DocumentError("unreadable", f"{uri} is not a regular file")

@@ -257,7 +257,8 @@ def _remote_folder(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[
 
 
 def _is_hidden(key: str, base: str) -> bool:
-    return "/." in "/" + key[len(base) :].lstrip("/")
+    parts = key[len(base) :].split("/")
+    return any(part.startswith(".") and part not in (".", "..") for part in parts)  # a key is not a path
 
 
 def _topmost(paths: Iterable[str]) -> Iterator[str]:

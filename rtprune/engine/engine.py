@@ -19,7 +19,7 @@ from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alo
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.errors import DocumentError, UsageError
 from rtprune.models.protocol import OcrModel, Views
-from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune
+from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune_batch
 from rtprune.settings import ReadSettings
 
 DEFAULT_SLOTS = 16
@@ -262,11 +262,18 @@ class Engine:
         """
         views = self.model.prepare(picture, self.mode)
         (features,) = self.model.encode([views])
-        return views, features, self._pruned(views, features, self._pruning)
+        (pruned,) = self._pruned([views], [features], self._pruning)
+        return views, features, pruned
 
-    def _pruned(self, views: Views, features: Tensor, pruning: PruneConfig) -> Pruned:
-        view = views.global_view.to(self.model.device) if pruning.ratio == "dynamic" else None
-        return prune(features, views.layout, view, pruning, self._cues(views, pruning))
+    def _pruned(self, views: Sequence[Views], features: Sequence[Tensor], pruning: PruneConfig) -> list[Pruned]:
+        dynamic = pruning.ratio == "dynamic"
+        return prune_batch(
+            features,
+            [each.layout for each in views],
+            [each.global_view.to(self.model.device) if dynamic else None for each in views],
+            pruning,
+            [self._cues(each, pruning) for each in views],
+        )
 
     def _cues(self, views: Views, pruning: PruneConfig) -> Cues:
         """What the method needs beside the features, and no more: to learn it costs time."""
@@ -278,9 +285,9 @@ class Engine:
 
     @torch.inference_mode()
     def _readied(self, pages: Sequence[_Held]) -> list[ReadyPage | PageResult]:
-        """Pages up to their prompts; the encoder runs on all of them together."""
+        """Pages up to their prompts; all of them are encoded together, and pruned together."""
         encoded = together(self._encode, [alone(self._prepare, page) for page in pages])
-        return [alone(self._prune, page) for page in encoded]
+        return together(self._prune, encoded)
 
     def _prepare(self, page: _Held) -> _Prepared:
         start = clock_ms(self.model.device)
@@ -300,10 +307,17 @@ class Engine:
             for page, found in zip(pages, features, strict=True)
         ]
 
-    def _prune(self, page: _Encoded) -> ReadyPage:
+    def _prune(self, pages: Sequence[_Encoded]) -> list[ReadyPage]:
         start = clock_ms(self.model.device)
-        pruned = self._pruned(page.views, page.features, page.rung.pruning)
-        prune_ms = clock_ms(self.model.device) - start
+        pruned: dict[int, Pruned] = {}
+        for pruning in dict.fromkeys(page.rung.pruning for page in pages):
+            alike = [index for index, page in enumerate(pages) if page.rung.pruning == pruning]
+            views, features = [pages[index].views for index in alike], [pages[index].features for index in alike]
+            pruned |= zip(alike, self._pruned(views, features, pruning), strict=True)
+        share = (clock_ms(self.model.device) - start) / len(pages)
+        return [self._ready(page, pruned[index], share) for index, page in enumerate(pages)]
+
+    def _ready(self, page: _Encoded, pruned: Pruned, prune_ms: float) -> ReadyPage:
         prompt = assemble_prompt(self.model, self.task, page.views.layout, pruned)
         return ReadyPage(prompt, page.layer, pruned.facts, page.rung, page.encode_ms, prune_ms)
 

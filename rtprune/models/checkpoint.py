@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -9,7 +10,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,12 +115,13 @@ def _from_store(uri: str) -> Path:
     folder = cache_folder() / "checkpoints" / key
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{key}."))
+    with store_errors(str(folder)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{key}."))
     try:
         for path, size, _ in objects:
             local = aside / Path(path).name
-            with store_errors(f"s3://{path}"):
+            with store_errors(f"s3://{path}"), _room_at(folder):
                 filesystem.get_file(path, str(local))
             if local.stat().st_size != size:
                 raise StoreError(f"s3://{path} changed while it was fetched", "try again")
@@ -130,6 +133,17 @@ def _from_store(uri: str) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _room_at(folder: Path) -> Iterator[None]:
+    """A full disk is not the store's fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{folder}: {error.strerror}", "check the disk it lies on") from error
+        raise
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

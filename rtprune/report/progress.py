@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from rtprune.report.wording import count, duration, share_saved
+from rtprune.report.wording import count, duration, one_line, share_saved
 
 if TYPE_CHECKING:
     from rtprune.cluster.job import Progress
@@ -132,4 +132,4 @@ class _AboveTheBar(logging.Handler):
         self._display = display
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._display.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        self._display.say(f"{record.levelname.lower()}: {one_line(record.getMessage())}")

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and names as a terminal may be given them."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ def size(number: int) -> str:
     if number < 1000:
         return count(number, "byte")
     return f"{number / 1000:,.1f} kB" if number < 1_000_000 else f"{number / 1_000_000:,.1f} MB"
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, with what does not print escaped: names of objects are anybody's."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )

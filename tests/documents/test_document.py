@@ -170,7 +170,17 @@ def test_an_object_is_read_from_a_store(bucket):
     name = bucket.removeprefix("s3://")
     boto3.client("s3").put_object(Bucket=name, Key="a/odd [name] #1?.bin", Body=b"abc")
     assert read_object(f"{bucket}/a/odd [name] #1?.bin") == b"abc"
-    for missing in (f"{bucket}/a/none", "s3://there-is-no-such-bucket/key", bucket, "s3://"):
+    for key in ("b", "b/", "b?versionId=1"):
+        boto3.client("s3").put_object(Bucket=name, Key=key, Body=key.encode())
+    assert read_object(f"{bucket}/b") == b"b"
+    for missing in (
+        f"{bucket}/b/",
+        f"{bucket}/b?versionId=1",
+        f"{bucket}/a/none",
+        "s3://there-is-no-such-bucket/key",
+        bucket,
+        "s3://",
+    ):
         with pytest.raises(DocumentError) as caught:
             read_object(missing)
         assert caught.value.kind == "unreadable"

@@ -170,6 +170,11 @@ def test_a_store_is_listed_by_prefix_key_and_glob(source, expected, fill):
     assert names(bucket + source, bucket) == expected
 
 
+def test_dots_between_slashes_of_a_key_hide_nothing(fill):
+    bucket = fill("a/../up.pdf", "a/./here.pdf", "a/..", "a//.hid.pdf", "a/...pdf")
+    assert names(f"{bucket}/a", bucket) == ["a/..", "a/../up.pdf", "a/./here.pdf"]
+
+
 def test_an_object_in_a_store_has_its_etag_as_version(fill):
     bucket = fill("a/1.pdf")
     facts = boto3.client("s3").head_object(Bucket=bucket.removeprefix("s3://"), Key="a/1.pdf")

@@ -19,6 +19,8 @@ from tests.faults.proxy import FaultyStore, no_fault
 from tests.processes import descendants, wait_until
 
 BINARIES = Path(sys.executable).parent
+#: What the cluster and its drivers log in with; no test may find it anywhere.
+CREDENTIALS = {"AWS_SECRET_ACCESS_KEY": "planted-secret-key-5b1e", "AWS_SESSION_TOKEN": "planted-session-token-c27d"}
 
 
 def free_port() -> int:
@@ -30,12 +32,13 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray head with two logical CPUs, and all that a driver needs to join it."""
+    """A Ray head with two logical CPUs, and all that a driver needs to join it; its logs lie in ``scratch``."""
 
     address: str
     environment: dict[str, str]
     head: int
     folder: Path
+    scratch: Path
 
     def start(self, *arguments: str, before: Callable[[], object] | None = None, **more: str) -> Driver:
         """An ``rtprune run`` without a model; ``more`` is environment."""
@@ -76,6 +79,7 @@ def cluster(faulty_store: FaultyStore, tmp_path_factory: pytest.TempPathFactory)
         "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
         "AWS_ENDPOINT_URL": faulty_store.endpoint,
+        **CREDENTIALS,
         "OMP_NUM_THREADS": "1",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -95,7 +99,7 @@ def cluster(faulty_store: FaultyStore, tmp_path_factory: pytest.TempPathFactory)
             said = folder / "head.log"
             wait_until(lambda: "Ray runtime started" in said.read_text() or head.poll() is not None, "the head")
             assert head.poll() is None, said.read_text()
-            yield Cluster(f"127.0.0.1:{port}", environment, head.pid, folder)
+            yield Cluster(f"127.0.0.1:{port}", environment, head.pid, folder, Path(scratch))
         finally:
             head.terminate()
             head.wait(30)

@@ -54,9 +54,15 @@ class Driver:
         """Whether it is still at work."""
         return self._process.is_alive()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL."""
-        os.kill(self._process.pid or 0, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, seconds: float = 240.0) -> Ended:
         """Wait for its end, which must come within ``seconds``."""
@@ -78,9 +84,19 @@ def _run(
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, path in ((1, said), (2, complained)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     from rtprune.cli import main
 
     if before is not None:
         before()
     sys.exit(main(arguments))
+
+
+def stop_before_reading() -> None:
+    """In the driver: Ctrl-C once all is planned."""
+    from rtprune.cluster import run
+
+    def stopped(*unused: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    run.read = stopped

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 from rtprune.dataset import Output, verify_dataset
 from tests.corpus import assert_complete
+from tests.faults.conftest import Cluster
+from tests.faults.driver import Ended
 
 
 def assert_sound(output: str) -> None:
@@ -24,6 +27,33 @@ def assert_whole(output: str) -> Counter[str]:
     statuses = assert_complete(output)
     assert verdict.pages == verdict.planned_pages == statuses.total()
     return statuses
+
+
+def assert_rests(cluster: Cluster, source: Path, output: Path) -> None:
+    """One more run finds nothing to do and writes nothing."""
+    before = state(output)
+    ended = cluster.run(str(source), str(output))
+    assert ended.said.startswith("nothing to do"), ended.said + ended.complained
+    assert state(output) == before
+
+
+def assert_told(ended: Ended, code: int, message: str) -> None:
+    """A command failed, and said why in one line at the end."""
+    assert ended.code == code, ended
+    *progress, last = ended.complained.splitlines()
+    assert last.startswith("rtprune: error: ")
+    assert message in last
+    assert not [line for line in progress if "rror" in line], ended.complained
+
+
+def files_in(folder: Path) -> int:
+    """Number of files below ``folder``, while others write there."""
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def markers_in(output: Path) -> int:
+    """Number of units that are committed, while others commit."""
+    return len(list((output / "_rtprune" / "markers").glob("[!.]*.json")))
 
 
 def state(folder: Path) -> dict[str, int]:

@@ -61,8 +61,8 @@ def test_warnings_stand_above_the_bar() -> None:
     stream = Terminal()
     with ProgressDisplay(stream) as display:
         display.show(Progress("read", 1, 2))
-        logging.getLogger("rtprune.somewhere").warning("a unit was given up")
-        assert "\r\x1b[2Kwarning: a unit was given up\n" in stream.getvalue()
+        logging.getLogger("rtprune.somewhere").warning("a unit was given up: \x1b]0;odd\x07\nname")
+        assert "\r\x1b[2Kwarning: a unit was given up: \\x1b]0;odd\\x07 name\n" in stream.getvalue()
         assert "1 of 2 pages" in last_line(stream)
 
 
