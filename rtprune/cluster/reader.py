@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,17 @@ from rtprune.cluster.assignment import Assignment, Receipt, Tally
 from rtprune.cluster.metrics import WorkerMetrics
 from rtprune.cluster.placement import Placement
 from rtprune.cluster.rows import failed_row, read_row
-from rtprune.dataset import Output, PageRow, PageSlice, commit_unit
+from rtprune.dataset import Output, PageRow, PageSlice, commit_unit, copies
 from rtprune.documents import PageFault, PageImage, PageRange, Renderers, Rendering
 from rtprune.settings import NO_MODEL, RunSettings
 
 if TYPE_CHECKING:
     from rtprune.engine import Engine, Skipping
+
+ASTRAY = ("unreadable", "changed")  # the object is gone, or holds other bytes than when it was planned
+
+#: Index of a slice, where its page was found, and the page.
+Rendered = tuple[int, PageSlice, PageImage | PageFault]
 
 
 def chosen(name: str, fraction: float) -> bool:
@@ -125,32 +131,63 @@ class Reader:
 
     def _read_all(self, assignment: Assignment, rendering: Rendering, attempt: int) -> list[PageRow]:
         """Rows of the pages, in the unit's order; the engine takes pages as they are rendered and it has room."""
-        pieces = assignment.slices
         rows: dict[tuple[int, int], PageRow] = {}
-        reading: dict[tuple[int, int], PageImage] = {}
+        reading: dict[tuple[int, int], tuple[PageSlice, PageImage]] = {}
 
         def record(name: tuple[int, int], row: PageRow) -> None:
             rows[name] = row
             self._tally += Tally.of([row])
 
         def images() -> Iterator[tuple[tuple[int, int], PageImage] | None]:
-            for found in rendering:
+            for found in self._rendered(assignment.slices, rendering):
                 if found is None:
                     yield None
                     continue
-                index, page = found
+                index, piece, page = found
                 if isinstance(page, PageFault):
-                    record((index, page.page), self._fault_row(pieces[index], page, attempt))
+                    record((index, page.page), self._fault_row(piece, page, attempt))
                 else:
-                    reading[index, page.page] = page
+                    reading[index, page.page] = piece, page
                     yield (index, page.page), page
 
         def audited(name: tuple[int, int]) -> bool:
-            return chosen(f"{pieces[name[0]].doc_id}:{name[1]}", self._settings.audit_fraction)
+            return chosen(f"{reading[name][0].doc_id}:{name[1]}", self._settings.audit_fraction)
 
         for name, result in self._engine.stream(images(), audited):
-            record(name, read_row(pieces[name[0]], reading.pop(name), result, self._label, self._mode, attempt))
+            record(name, read_row(*reading.pop(name), result, self._label, self._mode, attempt))
         return [rows[name] for name in sorted(rows)]
+
+    def _rendered(self, pieces: Sequence[PageSlice], rendering: Rendering) -> Iterator[Rendered | None]:
+        """Pages as they come; those whose object is gone or another by now, from an object with the same bytes."""
+        astray: dict[int, list[PageFault]] = {}
+        for found in rendering:
+            if found is None:
+                yield None
+                continue
+            index, page = found
+            if isinstance(page, PageFault) and page.kind in ASTRAY:
+                astray.setdefault(index, []).append(page)
+            else:
+                yield index, pieces[index], page
+        for index, faults in astray.items():
+            yield from self._rendered_elsewhere(index, pieces[index], faults)
+
+    def _rendered_elsewhere(self, index: int, piece: PageSlice, faults: list[PageFault]) -> Iterator[Rendered | None]:
+        left = {fault.page: fault for fault in faults}
+        for uri in copies(self._output, piece.doc_id):
+            if uri == piece.uri or not left:
+                continue
+            rendering = self._renderers.rendering([PageRange(uri, piece.doc_id, page, page) for page in left])
+            try:
+                for found in rendering:
+                    if found is None:
+                        yield None
+                    elif not (isinstance(found[1], PageFault) and found[1].kind in ASTRAY):
+                        del left[found[1].page]
+                        yield index, replace(piece, uri=uri), found[1]
+            finally:
+                rendering.cancel()
+        yield from ((index, piece, fault) for fault in left.values())
 
     def _fault_row(self, piece: PageSlice, page: PageFault, attempt: int) -> PageRow:
         return failed_row(

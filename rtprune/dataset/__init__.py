@@ -8,7 +8,7 @@ from rtprune.dataset.compact import Compaction, compact_dataset
 from rtprune.dataset.files import CommittedFile, CompactedFile, committed_files
 from rtprune.dataset.findings import Finding, Verdict
 from rtprune.dataset.output import Output, new_run_id
-from rtprune.dataset.plan import PageSlice, Pending, PlanLog, WorkUnit, pending, pending_units, plan_units
+from rtprune.dataset.plan import PageSlice, Pending, PlanLog, WorkUnit, copies, pending, pending_units, plan_units
 from rtprune.dataset.read import Statistics, read_documents, read_pages, statistics
 from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
 from rtprune.dataset.verify import verify_dataset
@@ -35,6 +35,7 @@ __all__ = [
     "committed_files",
     "committed_units",
     "compact_dataset",
+    "copies",
     "heartbeat",
     "is_committed",
     "new_run_id",

@@ -276,6 +276,12 @@ def pending_units(output: Output, committed: Collection[str]) -> Iterator[WorkUn
         yield from (unit for unit in _units_of(plan) if unit.unit_id not in committed)
 
 
+def copies(output: Output, doc_id: str) -> list[str]:
+    """URIs of all objects that had these bytes (SHA-256) when they were planned, oldest plan first."""
+    same = (plan.filter(pc.equal(plan.column("doc_id"), doc_id)) for plan in _plans(output))
+    return [uri for plan in same for uri in plan.column("uri").to_pylist()]
+
+
 def _with_slices(documents: pa.Table, units: Iterable[WorkUnit]) -> pa.Table:
     slices: dict[str, list[dict[str, Any]]] = {}
     for unit in units:

@@ -88,6 +88,33 @@ def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_
     assert [row["error_type"] for row in rows] == ["changed", "changed", None, None]
 
 
+@pytest.mark.parametrize("fate", ["changed", "unreadable"])
+def test_pages_of_an_object_that_is_gone_are_read_from_its_duplicate(
+    fate: str, output: Output, tmp_path: Path, random_checkpoint: Path
+) -> None:
+    first, _, third = (write_pdf(tmp_path / "source" / f"{name}.pdf", 2) for name in "abc")
+    for other in ("b", "c"):
+        (tmp_path / "source" / f"{other}.pdf").write_bytes(first.read_bytes())
+    rows = Inspector(None, 2).work(tuple(list_objects(str(first.parent))), 1)
+    (unit,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
+    assert [piece.uri for piece in unit.slices] == [str(first)]
+    for gone in (first, tmp_path / "source" / "b.pdf"):
+        gone.unlink()
+        if fate == "changed":
+            write_pdf(gone, 3, "another")
+    settings = quick_settings(random_checkpoint, batch_pages=3)
+    worker = InstantReader(output, "r1", settings, "instant", Placement(1, 1.0))
+    worker.ready()
+    worker.work(Assignment(unit), 1)
+    assert [(row["page"], row["status"], row["uri"]) for row in read_pages(output).to_pylist()] == [
+        (1, "ok", str(third)),
+        (2, "ok", str(third)),
+    ]
+    third.unlink()
+    receipt = worker.work(Assignment(unit, page=0), 1)
+    assert [(row.error_type, row.uri) for row in receipt.rows] == [(fate, str(first))]
+
+
 def test_what_the_store_does_not_give_is_no_pages_fault(
     worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
