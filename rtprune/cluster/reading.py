@@ -20,6 +20,7 @@ from rtprune.dataset import (
     Output,
     PageRow,
     WorkUnit,
+    bury_dead_runs,
     commit_unit,
     committed_units,
     pending,
@@ -80,6 +81,7 @@ class Reading:
         if not self._total.units:
             return Done()
         placement = self._placement()
+        self._claims.dead_runs()  # those on other machines stand still from here on
         self._tell()
         for outcome in self._pool(placement).run(self._work.assignments(self._isolate)):
             self._work.settle()
@@ -92,6 +94,7 @@ class Reading:
         self._tell()
         self._metrics.queue(0, 0)
         self._claims.sweep(committed_units(self._output).__contains__)
+        bury_dead_runs(self._output, self._claims)
         if self._out_of_reach is not None:
             raise self._out_of_reach
         left = self._total.units - self._done.units - self._work.elsewhere.units

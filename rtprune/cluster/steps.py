@@ -34,6 +34,7 @@ from rtprune.dataset import (
     Output,
     PlanLog,
     RunRow,
+    bury_dead_runs,
     committed_units,
     heartbeat,
     new_run_id,
@@ -102,15 +103,16 @@ def _to_open(run: Run, log: PlanLog, objects: Iterable[SourceObject]) -> Iterato
 @contextmanager
 def in_progress(run: Run, found: Found) -> Iterator[None]:
     """Ray for the length of the block, and the run's row in OUTPUT: "running" before, how it failed after."""
-    record_run(found.output, _row(run, "running"))
-    try:
-        with heartbeat(found.output, run.run_id), ray_session(run.settings.ray_address):
-            yield
-    except BaseException as error:
-        told = str(error) if isinstance(error, RTPruneError) else type(error).__name__
-        status: RunStatus = "failed" if isinstance(error, Exception) else "stopped"
-        record_run(found.output, _row(run, status, told))
-        raise
+    with heartbeat(found.output, run.run_id):  # outlasts the row's last word: without it the run died
+        record_run(found.output, _row(run, "running"))
+        try:
+            with ray_session(run.settings.ray_address):
+                yield
+        except BaseException as error:
+            told = str(error) if isinstance(error, RTPruneError) else type(error).__name__
+            status: RunStatus = "failed" if isinstance(error, Exception) else "stopped"
+            record_run(found.output, _row(run, status, told))
+            raise
 
 
 def plan(run: Run, found: Found, *, on_progress: OnProgress = nobody, should_stop: ShouldStop = never) -> Planned:
@@ -215,6 +217,7 @@ def publish_run(run: Run, found: Found, planned: Planned, done: Done) -> RunSumm
     Writes nothing where nothing was done and all is published.
     """
     published = publish(found.output, run.run_id)
+    bury_dead_runs(found.output, Claims(found.output, run.run_id))
     worked = not found.nothing_to_do
     stopped = done.left > 0 or planned.stopped
     if worked:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from rtprune.dataset.claims import Claims, heartbeat
-from rtprune.dataset.commit import Published, commit_unit, committed_units, is_committed, publish, record_run
+from rtprune.dataset.commit import (
+    Published,
+    bury_dead_runs,
+    commit_unit,
+    committed_units,
+    is_committed,
+    publish,
+    record_run,
+)
 from rtprune.dataset.compact import Compaction, compact_dataset
 from rtprune.dataset.files import CommittedFile, CompactedFile, committed_files
 from rtprune.dataset.findings import Finding, Verdict
@@ -31,6 +39,7 @@ __all__ = [
     "Statistics",
     "Verdict",
     "WorkUnit",
+    "bury_dead_runs",
     "commit_unit",
     "committed_files",
     "committed_units",

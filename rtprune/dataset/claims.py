@@ -107,18 +107,30 @@ class Claims:
         return False
 
     def sweep(self, done: Callable[[str], bool]) -> None:
-        """Remove the claims on what is ``done``, and the heartbeats of runs that this one found dead."""
+        """Remove the claims on what is ``done``."""
         claims = find(_claims(self._output), ".json")
         delete_many([uri for uri in claims if done(uri.rsplit("/", 1)[1].split(".")[0])])
-        delete_many([_alive_uri(self._output, run_id) for run_id in self._lost])
+
+    def dead_runs(self) -> list[str]:
+        """Runs whose heartbeat stands still; of those on other machines, what was asked for a lease ago as well."""
+        beating = [uri.rsplit("/", 1)[1].removesuffix(".json") for uri in find(_alive(self._output), ".json")]
+        return [run_id for run_id in beating if not self.alive(run_id)]
+
+    def forget(self, run_id: str) -> None:
+        """Remove the heartbeat of a dead run."""
+        delete(_alive_uri(self._output, run_id))
 
 
 def _claims(output: Output) -> str:
     return join(output.uri, "_rtprune", "claims")
 
 
+def _alive(output: Output) -> str:
+    return join(output.uri, "_rtprune", "alive")
+
+
 def _alive_uri(output: Output, run_id: str) -> str:
-    return join(output.uri, "_rtprune", "alive", f"{run_id}.json")
+    return join(_alive(output), f"{run_id}.json")
 
 
 def _owner(claim: bytes) -> str | None:

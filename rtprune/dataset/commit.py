@@ -10,8 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rtprune.dataset.claims import Claims
 from rtprune.dataset.files import (
     CommittedFile,
     FileSet,
@@ -128,6 +133,18 @@ def _with_numbers_taken(output: Output, now: FileSet, found: Iterable[str]) -> F
 def record_run(output: Output, row: RunRow) -> None:
     """Write the run's row; writing it again (when the run ends) replaces it."""
     put(output.run_uri(row.run_id), parquet_bytes(run_table(row, config_hash=output.config_hash)))
+
+
+def bury_dead_runs(output: Output, claims: Claims) -> None:
+    """Have the rows of runs that were killed say so, and remove their heartbeats."""
+    for run_id in claims.dead_runs():
+        with suppress(FileNotFoundError):
+            table = pq.read_table(pa.BufferReader(get(output.run_uri(run_id))))
+            if table.column("status").to_pylist() == ["running"]:
+                index = table.schema.get_field_index("status")
+                died = pa.array(["died"], table.schema.field(index).type)
+                put(output.run_uri(run_id), parquet_bytes(table.set_column(index, table.schema.field(index), died)))
+        claims.forget(run_id)
 
 
 def _check_rows(unit: WorkUnit, rows: Sequence[PageRow]) -> None:

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 DocumentStatus = Literal["ok", "failed", "duplicate"]
-RunStatus = Literal["running", "finished", "stopped", "failed"]
+RunStatus = Literal["running", "finished", "stopped", "failed", "died"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class DocumentRow:
 class RunRow:
     """One run: what was asked for, when, and what came of it. Counts are of this run alone; times are in UTC.
 
+    A run that was killed says "running" until a later one finds it dead; then it says "died".
     ``settings`` become JSON in the table; a password among them is left out.
     """
 

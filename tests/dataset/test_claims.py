@@ -103,9 +103,22 @@ def test_a_killed_process_of_this_machine_is_dead_at_once(output: Output) -> Non
         process.kill()
         process.wait()
         assert ours.take("unit")
-    assert find(f"{output.uri}/_rtprune/alive")
-    ours.sweep(lambda what: True)
+    assert ours.dead_runs() == ["r1"]
+    ours.forget("r1")
     assert not find(f"{output.uri}/_rtprune/alive")
+
+
+def test_a_run_on_another_machine_is_dead_once_its_heartbeat_stood_still_for_a_lease(output: Output) -> None:
+    beat_from_afar(output, "r1", 1)
+    clock = Clock()
+    claims = Claims(output, "r2", lease_s=60, clock=clock)
+    beat_from_afar(output, "r3", 1)
+    assert claims.dead_runs() == []
+    clock.now += 59
+    beat_from_afar(output, "r3", 2)
+    assert claims.dead_runs() == []
+    clock.now += 2
+    assert claims.dead_runs() == ["r1"]
 
 
 def test_a_heart_beats(output: Output) -> None:

@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rtprune.dataset import (
+    Claims,
     Output,
     PlanLog,
     RunRow,
     WorkUnit,
+    bury_dead_runs,
     commit_unit,
     committed_files,
     committed_units,
@@ -238,6 +240,28 @@ def test_the_row_of_a_run_is_replaced_when_it_ends_and_never_holds_a_password(ou
     assert (read["started_at"], read["ended_at"], read["status"]) == (started, started, "finished")
     assert (read["run_id"], read["pages"], read["visual_tokens_before"], read["source"]) == ("r1", 17, 100, "s3://in")
     assert (read["config_hash"], read["schema_version"]) == (output.config_hash, 1)
+
+
+def test_the_row_of_a_run_that_was_killed_says_so_and_those_of_others_stay(output: Output) -> None:
+    started = datetime(2026, 1, 2, tzinfo=UTC)
+    for run_id, status in (("killed", "running"), ("ended", "finished"), ("alive", "running")):
+        record_run(output, RunRow(run_id, started, None, status, "in", {}, pages=3))
+    alive = join(output.uri, "_rtprune", "alive")
+    for run_id in ("killed", "ended", "unheard-of", "alive"):
+        put(join(alive, f"{run_id}.json"), b'{"beat": 7, "process": null}')
+    times = [0.0]
+    claims = Claims(output, "ours", lease_s=60, clock=lambda: times[-1])
+    assert not claims.dead_runs()
+    times.append(61.0)
+    put(join(alive, "alive.json"), b'{"beat": 8, "process": null}')
+    bury_dead_runs(output, claims)
+    assert find(alive) == [join(alive, "alive.json")]
+    rows = {uri: pq.read_table(io.BytesIO(get(uri))).to_pylist()[0] for uri in find(join(output.uri, "runs"))}
+    assert {row["run_id"]: (row["status"], row["pages"]) for row in rows.values()} == {
+        "killed": ("died", 3),
+        "ended": ("finished", 3),
+        "alive": ("running", 3),
+    }
 
 
 @pytest.mark.parametrize("output_uri", ["local", pytest.param("store", marks=pytest.mark.slow)], indirect=True)
