@@ -172,15 +172,19 @@ def _write(rows: list[PageRow], path: str) -> int:
     return len(rows)
 
 
+def _workers(count: int | str) -> str:
+    return f"{count} {'worker' if str(count) == '1' else 'workers'}"
+
+
 def report(found: dict[str, Any]) -> str:
     """The measurements in words."""
     scaling = ", ".join(
-        f"{count} {'worker' if count == '1' else 'workers'} {rate:.1f} pages/s ({found['efficiency'][count]:.0%})"
+        f"{_workers(count)} {rate:.1f} pages/s ({found['efficiency'][count]:.0%})"
         for count, rate in found["scaling"].items()
     )
     return "\n".join(
         [
-            f"{found['pages']} pages, {found['workers']} workers; start-up, {found['startup_s']:.0f} s, left out",
+            f"{found['pages']} pages, {_workers(found['workers'])}; start-up, {found['startup_s']:.0f} s, left out",
             f"{'bare loop':<18}{found['bare']:.1f} pages/s, rendered and written",
             f"{'the line':<18}{found['line']:.1f} pages/s, rendered and recorded: {found['share']:.0%} of it",
             f"{'scaling':<18}{scaling}, with an engine that takes {found['page_ms']:g} ms a page",
