@@ -19,6 +19,7 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    HTTPClientError,
     NoCredentialsError,
 )
 from fsspec.spec import AbstractFileSystem
@@ -55,7 +56,8 @@ def require_reachable(uri: str) -> None:
     The patience that carries a run over a store's bad minutes makes a mistyped endpoint look like a hang.
 
     Raises:
-        StoreError: nothing answers at the endpoint. Whatever it answers is left to whoever reads there in earnest.
+        StoreError: nothing answers at the endpoint, or nothing can be sent to it. Whatever it answers is left to
+            whoever reads there in earnest.
     """
     options = {"config_kwargs": {"connect_timeout": 10, "retries": {"total_max_attempts": 2, "mode": "standard"}}}
     filesystem = fsspec.filesystem("s3", skip_instance_cache=True, **options)
@@ -64,8 +66,9 @@ def require_reachable(uri: str) -> None:
             filesystem.call_s3("list_objects_v2", Bucket=uri.removeprefix("s3://").split("/")[0], MaxKeys=1)
         except (EndpointConnectionError, ConnectTimeoutError):
             raise
-        except Exception:
-            return
+        except Exception as error:
+            if type(error) is HTTPClientError:  # no request can be made: a password in the endpoint, for one
+                raise
 
 
 def join(base: str, *parts: str) -> str:
