@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +22,10 @@ from tests.processes import descendants
 pytestmark = pytest.mark.slow
 
 DOCUMENTS, PAGES = 12, 6
-KILLS = 7
-MOST_FILES = 18  # written between two kills; a unit has three: claim, rows, marker
+MOST_FILES = 16  # written between two kills; a unit has three: claim, rows, marker
 
 Victim = Literal["driver", "worker", "renderer"]
+VICTIMS: tuple[Victim, ...] = (*["driver"] * 3, *["worker"] * 2, *["renderer"] * 5)
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +38,24 @@ class Trials:
 
     def __init__(self, cluster: Cluster, source: Path, output: Path, dice: random.Random) -> None:
         self._cluster = cluster
-        self._command = (str(source), str(output), "--workers", "1", "--max-attempts", str(KILLS + 1))
+        self._command = (str(source), str(output), "--workers", "1", "--max-attempts", str(VICTIMS.count("worker") + 1))
         self._output = output
         self._dice = dice
         self._driver: Driver | None = None
-        self._others: set[int] = set()  # workers of drivers that were killed
+        self._gone: set[int] = set()  # killed, and workers of drivers that were: some may not know it yet
         self._renderers_spared = 0
 
     def kill(self, victim: Victim) -> None:
         """One kill, after some more files: every file in OUTPUT is a step of the run."""
         driver = self._running()
         find = {"driver": lambda: driver.pid, "worker": self._worker, "renderer": self._renderer}[victim]
-        pid = self._until(find)
+        pid = self._until(find, 0.1)
         moment = files_in(self._output) + self._dice.randint(0, MOST_FILES)
-        self._until(lambda: files_in(self._output) >= moment)
+        self._until(lambda: files_in(self._output) >= moment, 0.002)
         time.sleep(self._dice.random() * 0.02)
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a renderer whose pages nobody wants is ended by its worker
+            os.kill(pid, signal.SIGKILL)
+        self._gone.add(pid)
         if victim == "driver":
             assert driver.wait().code == -signal.SIGKILL
             self._driver = None
@@ -66,37 +69,36 @@ class Trials:
 
     def _running(self) -> Driver:
         if self._driver is None:
-            self._others = set(self._cluster.processes("ray::Reader"))
+            self._gone.update(self._cluster.processes("ray::Reader"))
             self._driver = self._cluster.start(*self._command)
         return self._driver
 
-    def _until(self, found: Callable[[], int | None]) -> int:
+    def _until(self, found: Callable[[], int | None], every_s: float) -> int:
         while True:
             assert self._running().alive, f"nothing left to kill at: {self._running().wait()}"
             if result := found():
                 return result
-            time.sleep(0.002)
+            time.sleep(every_s)
 
     def _worker(self) -> int | None:
         """One that has begun to work: its pages are being rendered."""
-        workers = set(self._cluster.processes("ray::Reader")) - self._others
+        workers = set(self._cluster.processes("ray::Reader")) - self._gone
         return next((pid for pid in workers if descendants(pid)), None)
 
     def _renderer(self) -> int | None:
         if markers_in(self._output) < self._renderers_spared or (worker := self._worker()) is None:
             return None
-        return next(iter(descendants(worker)), None)
+        return next(iter(descendants(worker).keys() - self._gone), None)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_is_killed_at_random_moments_no_page_is_lost_or_doubled(
     seed: int, cluster: Cluster, source: Path, tmp_path: Path
 ) -> None:
     dice = random.Random(seed)
     output = tmp_path / "out"
     trials = Trials(cluster, source, output, dice)
-    victims: tuple[Victim, ...] = ("driver", "worker", "renderer")
-    for victim in dice.choices(victims, k=KILLS):
+    for victim in dice.sample(VICTIMS, len(VICTIMS)):
         trials.kill(victim)
         if (output / "_rtprune" / "config.json").exists():
             assert_sound(str(output))
