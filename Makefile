@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
+# two at a time: half of the suite waits for servers to start and for processes to die
+TOGETHER := --numprocesses 2 --dist loadfile
 
 .PHONY: setup demo test test-quick check clean
 
@@ -18,10 +20,10 @@ demo: setup
 	$(RUN) infra/demo.py
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(TOGETHER) --durations=25
 
 test-quick: setup
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest $(TOGETHER) -m 'not slow'
 
 check: setup
 	$(RUN) -m ruff check .

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch counts the cores: test files run beside one another
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -57,6 +57,7 @@ class Reader:
             max_pixels=settings.max_pixels,
             password=settings.password,
             page_timeout_s=settings.page_timeout_s,
+            pixels=settings.model != NO_MODEL,
         )
         self._renderings: dict[object, Rendering] = {}
         self._lock = threading.Lock()

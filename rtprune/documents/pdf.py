@@ -65,7 +65,7 @@ class OpenPdf:
         complaints = pymupdf.TOOLS.mupdf_warnings()
         if "error" in complaints and pixels.is_unicolor:
             raise DocumentError("damaged", f"nothing of page {page} could be drawn: {_one_line(complaints)}")
-        return Raster(pixels.width, pixels.height, pixels.samples), fitted / zoom
+        return Raster(pixels.width, pixels.height, pixels.samples_mv, pixels), fitted / zoom
 
     def text_layer(self, page: int) -> str:
         """Text that page ``page`` (1-based) carries, in its own order; empty where there is none or it is damaged."""

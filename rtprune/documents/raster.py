@@ -12,11 +12,13 @@ class Raster:
     """Pixels of three bytes, red, green, blue, in rows from the top.
 
     They are kept as bytes, because Pillow's own form costs as much to make and unmake as a fifth of a page's rendering.
+    Where ``data`` is a view of another object's memory, that is its ``owner``.
     """
 
     width: int
     height: int
-    data: bytes | bytearray = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
+    owner: object = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, picture: Image.Image) -> Raster:

@@ -1,8 +1,8 @@
 """The program that renders pages apart from whoever reads them, so that it can be killed: see ``rendering``.
 
-It takes requests from standard input, a line of JSON each, and answers on standard output with frames: a line of JSON,
-then as many raw bytes as it announces. A request is answered by a frame once the document's bytes are there, one once
-it is open, and one for each page; or by one that tells why not.
+It takes requests from standard input, a line of JSON each, and answers on standard output with lines of JSON: one once
+the document's bytes are there, one once it is open, and one for each page; or one that tells why not. A page's pixels
+lie in the memory whose descriptor is its argument, until an empty line says that they were taken.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 from rtprune.documents.document import open_planned, read_object
+from rtprune.documents.exchange import Exchange
 from rtprune.documents.pages import PageFault, PageImage, open_pages
 from rtprune.errors import DocumentError, RTPruneError
 
@@ -27,37 +28,66 @@ def main() -> None:
     """Answer requests until standard input ends."""
     # a renderer that hangs would outlive a parent that is killed
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # whatever a library prints must not come between the frames
+    # whatever a library prints must not come between the answers
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    client = _Client(sys.stdin.buffer, answers, Exchange(int(sys.argv[1])))
     opened = _Opened()
-    for line in sys.stdin.buffer:
-        _serve(opened, json.loads(line), answers)
+    while line := client.asked():
+        _serve(opened, json.loads(line), client)
 
 
-def _serve(opened: _Opened, request: dict[str, Any], answers: BinaryIO) -> None:
+class _Client:
+    """Whoever sends the requests."""
+
+    def __init__(self, requests: BinaryIO, answers: BinaryIO, exchange: Exchange) -> None:
+        self._requests = requests
+        self._answers = answers
+        self._exchange = exchange
+        self._untaken = False
+
+    def asked(self) -> bytes:
+        """The next request; empty when there will be none."""
+        self._await_taken()
+        return self._requests.readline()
+
+    def tell(self, **facts: Any) -> None:
+        """Answer."""
+        self._answers.write(json.dumps(facts).encode() + b"\n")
+        self._answers.flush()
+
+    def give(self, data: bytes | memoryview, **facts: Any) -> None:
+        """Answer with pixels, if any, once those before were taken."""
+        self._await_taken()
+        if data:
+            self._exchange.write(data)
+            self._untaken = True
+        self.tell(bytes=len(data), **facts)
+
+    def _await_taken(self) -> None:
+        if self._untaken:
+            self._requests.readline()
+            self._untaken = False
+
+
+def _serve(opened: _Opened, request: dict[str, Any], client: _Client) -> None:
     try:
-        render = opened.document(request, answers)
+        render = opened.document(request, client)
     except DocumentError as error:
-        _send(answers, refused=error.kind, message=str(error))
+        client.tell(refused=error.kind, message=str(error))
         return
     except RTPruneError as error:
-        _send(answers, raised=type(error).__name__, message=error.message, hint=error.hint)
+        client.tell(raised=type(error).__name__, message=error.message, hint=error.hint)
         return
-    _send(answers, state="opened")
+    client.tell(state="opened")
     for page in range(request["first_page"], request["last_page"] + 1):
         found = render(page)
+        facts: dict[str, Any] = {"page": page, "render_ms": found.render_ms}
         if isinstance(found, PageFault):
-            _send(answers, page=page, fault=found.kind, message=found.message, render_ms=found.render_ms)
-        else:
-            facts = {"page": page, "scale": found.scale, "render_ms": found.render_ms, "text_layer": found.text_layer}
-            _send(answers, found.raster.data, width=found.width, height=found.height, **facts)
-
-
-def _send(answers: BinaryIO, data: bytes | bytearray = b"", **header: Any) -> None:
-    answers.write(json.dumps({**header, "bytes": len(data)}).encode() + b"\n")
-    answers.write(data)
-    answers.flush()
+            client.tell(fault=found.kind, message=found.message, **facts)
+            continue
+        facts |= {"width": found.width, "height": found.height, "scale": found.scale, "text_layer": found.text_layer}
+        client.give(found.raster.data if request["pixels"] else b"", **facts)
 
 
 class _Opened:
@@ -68,7 +98,7 @@ class _Opened:
         self._stack = ExitStack()
         self._render: Callable[[int], PageImage | PageFault] | None = None
 
-    def document(self, request: dict[str, Any], answers: BinaryIO) -> Callable[[int], PageImage | PageFault]:
+    def document(self, request: dict[str, Any], client: _Client) -> Callable[[int], PageImage | PageFault]:
         """What renders a page of the request's document. Raises as ``read_object`` and ``open_planned``."""
         uri, doc_id, password, dpi, max_pixels = key = tuple(
             request[name] for name in ("uri", "doc_id", "password", "dpi", "max_pixels")
@@ -77,12 +107,12 @@ class _Opened:
             self._key, self._render = (), None
             self._stack.close()
             data = read_object(uri)
-            _send(answers, state="fetched")
+            client.tell(state="fetched")
             document = open_planned(uri, data, doc_id, password)
             self._render = self._stack.enter_context(open_pages(document, dpi, max_pixels))
             self._key = key
         else:
-            _send(answers, state="fetched")
+            client.tell(state="fetched")
         return self._render
 
 

@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rtprune.documents.exchange import Exchange
 from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.raster import Raster
 from rtprune.errors import RTPruneError, StoreError, UsageError
 
 FETCH_TIMEOUT_S = 1800.0  # s3fs gives up long before
 PAGES_PER_PROCESS = 2000  # then it is replaced, and whatever it has leaked goes with it
-HEADER_BYTES = 2**16
-PIPE_BYTES = 2**20  # the most that Linux gives without asking
+CHUNK_BYTES = 2**16
 
 _RAISED: dict[str, type[RTPruneError]] = {"StoreError": StoreError, "UsageError": UsageError}
 
@@ -36,6 +36,7 @@ class Ask:
     dpi: int
     max_pixels: int
     password: str | None
+    pixels: bool = True  # whether they are wanted, or only what else there is to say of a page
 
 
 class Lost(Exception):
@@ -66,6 +67,8 @@ class RendererProcess:
     All but ``end`` is for one thread.
     """
 
+    _exchange: Exchange  # with the process that there is
+
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = bytearray()
@@ -85,23 +88,21 @@ class RendererProcess:
         state, pages = "asked", range(ask.first_page, ask.last_page + 1)
         try:
             process = self._started()
-            stdin: Any = process.stdin
-            stdin.write(json.dumps(asdict(ask)).encode() + b"\n")
-            stdin.flush()
+            self._say(process, json.dumps(asdict(ask)).encode())
             while state != "opened":
                 limit = FETCH_TIMEOUT_S if state == "asked" else page_timeout_s
-                header, _ = self._frame(process, limit)
-                if "raised" in header:
-                    raise _RAISED.get(header["raised"], RTPruneError)(header["message"], header["hint"])
-                if "refused" in header:
-                    yield from (PageFault(page, header["refused"], header["message"], 0.0) for page in pages)
+                answer = self._answer(process, limit)
+                if "raised" in answer:
+                    raise _RAISED.get(answer["raised"], RTPruneError)(answer["message"], answer["hint"])
+                if "refused" in answer:
+                    yield from (PageFault(page, answer["refused"], answer["message"], 0.0) for page in pages)
                     return
-                state = header["state"]
+                state = answer["state"]
             limit = page_timeout_s
             for _ in pages:
-                header, data = self._frame(process, limit)
+                answer = self._answer(process, limit)
                 self._pages += 1
-                yield _page(header, data)
+                yield self._page(process, answer)
         except TimeoutError as error:
             raise Lost(state, limit) from error
         except (EOFError, OSError) as error:
@@ -116,6 +117,7 @@ class RendererProcess:
             with suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
         self._process.wait()
+        self._exchange.close()
         self._process, self._pages = None, 0
         self._unread.clear()
 
@@ -129,45 +131,50 @@ class RendererProcess:
         if self._ended:
             raise EOFError
         if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "rtprune.documents.renderer"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-                pipesize=PIPE_BYTES,
-            )
+            exchange = Exchange()
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "rtprune.documents.renderer", str(exchange.file)],
+                    pass_fds=[exchange.file],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                )
+            except OSError:
+                exchange.close()
+                raise
+            self._exchange = exchange
         return self._process
 
-    def _frame(self, process: subprocess.Popen[bytes], timeout_s: float) -> tuple[dict[str, Any], bytearray]:
-        """The next header and its data. Raises ``TimeoutError``, ``EOFError``."""
+    def _answer(self, process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]:
+        """The next line. Raises ``TimeoutError``, ``EOFError``."""
         deadline = time.monotonic() + timeout_s
         while (end := self._unread.find(b"\n")) < 0:
-            chunk = bytearray(HEADER_BYTES)
-            self._unread += chunk[: self._read(process, deadline, memoryview(chunk))]
-        header: dict[str, Any] = json.loads(self._unread[:end])
-        data = bytearray(int(header["bytes"]))
-        begun = self._unread[end + 1 : end + 1 + len(data)]
-        del self._unread[: end + 1 + len(begun)]
-        got = len(begun)
-        data[:got] = begun
-        while got < len(data):
-            got += self._read(process, deadline, memoryview(data)[got:])
-        return header, data
+            self._unread += self._read(process, deadline)
+        answer: dict[str, Any] = json.loads(self._unread[:end])
+        del self._unread[: end + 1]
+        return answer
 
-    def _read(self, process: subprocess.Popen[bytes], deadline: float, into: memoryview) -> int:
+    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
         assert process.stdout is not None
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
-        found = os.readv(process.stdout.fileno(), [into])
+        found = os.read(process.stdout.fileno(), CHUNK_BYTES)
         if not found:
             raise EOFError
         return found
 
+    def _page(self, process: subprocess.Popen[bytes], answer: dict[str, Any]) -> PageImage | PageFault:
+        if "fault" in answer:
+            return PageFault(answer["page"], answer["fault"], answer["message"], answer["render_ms"])
+        raster = Raster(answer["width"], answer["height"], self._exchange.read(answer["bytes"]))
+        if answer["bytes"]:
+            self._say(process, b"")
+        return PageImage(answer["page"], raster, answer["render_ms"], answer["scale"], answer["text_layer"])
 
-def _page(header: dict[str, Any], data: bytearray) -> PageImage | PageFault:
-    if "fault" in header:
-        return PageFault(header["page"], header["fault"], header["message"], header["render_ms"])
-    raster = Raster(header["width"], header["height"], data)
-    return PageImage(header["page"], raster, header["render_ms"], header["scale"], header["text_layer"])
+    def _say(self, process: subprocess.Popen[bytes], line: bytes) -> None:
+        stdin: Any = process.stdin
+        stdin.write(line + b"\n")
+        stdin.flush()

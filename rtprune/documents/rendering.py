@@ -15,7 +15,7 @@ from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.renderer_process import Ask, Lost, RendererProcess
 from rtprune.errors import StoreError
 
-WINDOW_PAGES = 8  # what a renderer takes at a time
+WINDOW_PAGES = 8
 AHEAD_BYTES = 256 * 2**20  # pictures of a rendering that wait for their reader, or one picture
 DEATHS_BORNE = 1  # a process may fall victim to others' hunger for memory: once is no proof
 MOMENT_S = 0.005
@@ -95,13 +95,21 @@ class Renderers:
         max_pixels: a page that would have more is rendered smaller.
         password: tried on encrypted documents.
         page_timeout_s: a page fails if rendering it takes longer, a document's pages if opening it does.
+        pixels: whether the pages' pixels are wanted, or only whether and at which size they can be rendered.
     """
 
     def __init__(
-        self, processes: int, *, dpi: int, max_pixels: int, password: str | None = None, page_timeout_s: float = 120.0
+        self,
+        processes: int,
+        *,
+        dpi: int,
+        max_pixels: int,
+        password: str | None = None,
+        page_timeout_s: float = 120.0,
+        pixels: bool = True,
     ) -> None:
         self._page_timeout_s = page_timeout_s
-        self._ask = Ask("", "", 0, 0, dpi, max_pixels, password)
+        self._ask = Ask("", "", 0, 0, dpi, max_pixels, password, pixels)
         self._windows: deque[tuple[Rendering, int, PageRange]] = deque()
         self._news = threading.Condition()
         self._closed = False
@@ -185,4 +193,4 @@ class Renderers:
 
 
 def _bytes(page: PageImage | PageFault) -> int:
-    return 3 * page.width * page.height if isinstance(page, PageImage) else 0
+    return len(page.raster.data) if isinstance(page, PageImage) else 0

@@ -117,6 +117,20 @@ def test_pages_are_those_that_are_rendered_here(make_pdf: MakePdf, tmp_path: Pat
     assert faults(found) == {(2, 21): "no-such-page", (2, 22): "no-such-page"}
 
 
+def test_pages_without_pixels_tell_all_the_rest(make_pdf: MakePdf, tmp_path: Path) -> None:
+    pages = [stored(tmp_path / "a", make_pdf("one", "two"), 1, 3)]
+    with renderers() as made, renderers(pixels=False) as sparing:
+        whole, found = taken(made.rendering(pages)), taken(sparing.rendering(pages))
+    assert faults(found) == faults(whole) == {(0, 3): "no-such-page"}
+    for name in ((0, 1), (0, 2)):
+        here, there = whole[name], found[name]
+        assert isinstance(here, PageImage)
+        assert isinstance(there, PageImage)
+        facts = [(page.width, page.height, page.scale, page.text_layer) for page in (here, there)]
+        assert facts[0] == facts[1]
+        assert (len(here.raster.data), len(there.raster.data)) == (3 * here.width * here.height, 0)
+
+
 def test_a_page_that_hangs_costs_itself_alone(make_pdf: MakePdf, tmp_path: Path, misbehaving: None) -> None:
     pages = [stored(tmp_path / "a.pdf", make_pdf("one", "hang", "three", "hang", "five"), 1, 5)]
     with renderers(page_timeout_s=3) as made:
