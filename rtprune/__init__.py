@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtprune.dataset import Output, read_documents, read_pages, statistics
-    from rtprune.engine import Engine, PageResult
+    from rtprune.engine import Engine, PageResult, PlainPage
     from rtprune.models import load_model
     from rtprune.models.attach import Attachment, attach, detach
     from rtprune.pruning import Cues, PruneConfig, Pruned, PruneFacts, TokenLayout, prune, prune_batch
@@ -24,6 +24,7 @@ _HOMES = {
     "Engine": "rtprune.engine",
     "Output": "rtprune.dataset",
     "PageResult": "rtprune.engine",
+    "PlainPage": "rtprune.engine",
     "PruneConfig": "rtprune.pruning",
     "PruneFacts": "rtprune.pruning",
     "Pruned": "rtprune.pruning",
@@ -46,6 +47,7 @@ __all__ = [
     "Engine",
     "Output",
     "PageResult",
+    "PlainPage",
     "PruneConfig",
     "PruneFacts",
     "Pruned",

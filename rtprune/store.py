@@ -213,7 +213,11 @@ def store_errors(uri: str) -> Iterator[None]:
             f"no credentials for {uri}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
         ) from error
     except PermissionError as error:
-        hint = "check the AWS credentials and the bucket's policy" if is_remote(uri) else "check its permissions"
+        hint = (
+            "check the AWS credentials, the bucket's policy and this machine's clock"
+            if is_remote(uri)
+            else "check its permissions"
+        )
         raise UsageError(f"access to {uri} was refused", hint) from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "unknown")

@@ -150,7 +150,7 @@ class Renderers:
             try:
                 for page in self._pages(process, window):
                     rendering.put(index, page)
-                    if self._closed or rendering.cancelled:
+                    if (self._closed or rendering.cancelled) and page.page < window.last_page:
                         process.kill()  # it is in the middle of an answer
                         break
             except Exception as error:  # whatever it is, the reader must hear of it and the thread go on
