@@ -18,6 +18,7 @@ from rtprune.cluster.session import ray_session, start_local
 from rtprune.cluster.steps import discover, plan, prepare
 from rtprune.dataset import PageRow
 from rtprune.engine import PageResult
+from rtprune.errors import UsageError
 from rtprune.settings import NO_MODEL, RunSettings
 
 DOCUMENT_PAGES = 32
@@ -131,6 +132,10 @@ def _line(source: Path, output: str, settings: RunSettings, page_ms: float | Non
         plan(run, found)
         Reading(run, found.output, note, never, None if page_ms is None else SleepingReader).run()
     (began, already), (ended, total) = told[0], told[-1]
+    if total == already:
+        raise UsageError(
+            "so few pages are over before they can be measured", "ask for more --pages, or fewer --workers"
+        )
     return (total - already) / (ended - began), began - begin
 
 

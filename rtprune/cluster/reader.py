@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -69,14 +70,16 @@ class Reader:
 
     def ready(self) -> None:
         """Load the model. Raises ``UsageError`` when it cannot be loaded, or not where Ray has placed it."""
-        import torch
-
-        from rtprune.engine import Engine, Skipping
-        from rtprune.models import load_model
+        from rtprune.engine import Skipping
 
         if self._settings.model == NO_MODEL:
             self._engine = Skipping()
             return
+        import torch
+
+        from rtprune.engine import Engine
+        from rtprune.models import load_model
+
         torch.set_num_threads(self._placement.threads)
         device = "cuda" if self._placement.gpus else "cpu"
         model = load_model(self._settings.model, device=device)
@@ -102,16 +105,16 @@ class Reader:
             UsageError: a document needs the password with which it was planned.
             RTPruneError: the device's memory is too small for a page.
         """
-        import torch
-
         self._tally = Tally()
         if not assignment.prune:
             self._engine.stop_pruning()
         rendering = self._taken(assignment)
         try:
             rows = self._read_all(assignment, rendering, attempt)
-        except torch.AcceleratorError:
-            os._exit(1)
+        except Exception as error:
+            if _device_is_lost(error):
+                os._exit(1)
+            raise
         finally:
             rendering.cancel()
         alone = assignment.page is not None
@@ -209,6 +212,11 @@ class Reader:
         self._first_bytes = self._first_bytes or held
         grown = held - self._first_bytes
         return self._pages >= self._settings.worker_pages or grown > self._settings.worker_growth_mib * 2**20
+
+
+def _device_is_lost(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # not imported where nothing is read
+    return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def resident_bytes() -> int:

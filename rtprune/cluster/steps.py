@@ -45,7 +45,6 @@ from rtprune.dataset import (
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import ObjectList, SourceObject, list_objects
 from rtprune.errors import RTPruneError, UsageError
-from rtprune.models import describe
 from rtprune.settings import NO_MODEL, ReadSettings, RunSettings
 
 #: Why an object could not be opened before, and yet may be now that somebody starts another run.
@@ -61,6 +60,8 @@ def prepare(source: str, output: str, settings: RunSettings) -> Run:
     config = settings.model_dump(mode="json", include=set(ReadSettings.model_fields))
     if settings.model == NO_MODEL:
         return Run(new_run_id(), source, output, settings, NO_MODEL, config, 0, started_at)
+    from rtprune.models import describe
+
     model = describe(settings.model)
     mode, task = settings.mode or model.default_mode, settings.task or model.default_task
     for what, value, known in (("mode", mode, model.modes), ("task", task, model.tasks)):

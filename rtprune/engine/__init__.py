@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from rtprune.engine.engine import Engine, Page, PlainPage
+from typing import TYPE_CHECKING, Any
+
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.engine.skipping import Skipping
 
+if TYPE_CHECKING:
+    from rtprune.engine.engine import Engine, Page, PlainPage
+
 __all__ = ["Engine", "FinishReason", "Page", "PageResult", "PageStatus", "PlainPage", "Skipping", "Timings"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, once it is asked for: a worker that reads nothing does not wait for it."""
+    if name in ("Engine", "Page", "PlainPage"):
+        from rtprune.engine import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

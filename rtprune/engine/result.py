@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rtprune.engine.fidelity import Audit
-from rtprune.models.protocol import Region
-from rtprune.pruning import PruneFacts
+if TYPE_CHECKING:  # what stands behind these takes seconds to import
+    from rtprune.engine.fidelity import Audit
+    from rtprune.models.protocol import Region
+    from rtprune.pruning import PruneFacts
 
 PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 FinishReason = Literal["eos", "length", "loop"]

@@ -52,14 +52,18 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A process in the background, ended and waited for."""
+    """A process in the background, ended and waited for, as long as it is worth it."""
     with log.open("w") as sink:
         process = subprocess.Popen([*PREFECT, *command], env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @dataclass(frozen=True)
