@@ -21,7 +21,7 @@ from tests.processes import descendants
 
 pytestmark = pytest.mark.slow
 
-DOCUMENTS, PAGES = 12, 6
+DOCUMENTS, PAGES = 30, 8  # more than can be read between so many kills
 MOST_FILES = 16  # written between two kills; a unit has three: claim, rows, marker
 
 Victim = Literal["driver", "worker", "renderer"]
