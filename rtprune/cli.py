@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print JSON instead of text")
     plan.set_defaults(command=_bench_plan)
     pipeline = kinds.add_parser("pipeline", help="the line without a model, against bare rendering; and its scaling")
-    pipeline.add_argument("--pages", type=int, default=1024, help="pages of the corpus (default: 1024)")
+    pipeline.add_argument("--pages", type=int, default=4096, help="pages of the corpus (default: 4096)")
     pipeline.add_argument("--workers", type=int, default=2, help="workers, and processes of the bare loop (default: 2)")
     pipeline.add_argument(
         "--page-ms", type=float, default=100.0, help="what the sleeping engine takes for a page (default: 100)"

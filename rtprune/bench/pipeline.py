@@ -24,7 +24,7 @@ from rtprune.settings import NO_MODEL, RunSettings
 DOCUMENT_PAGES = 32
 LINES, WORDS = 45, "the harbour master noted wind, tide and cargo of every ship that called"
 SCALES = (1, 2, 4)
-SCALE_PAGES = 256
+SCALE_PAGES = 128  # for each worker
 SCALE_DPI = 18  # scaling is about the engine's time: rendering, which the workers share cores for, is kept small
 SCALE_UNIT_PAGES = 8
 
@@ -72,7 +72,6 @@ def bench_pipeline(*, pages: int, workers: int, page_ms: float, repeats: int) ->
 
     with TemporaryDirectory() as folder:
         source = _write_corpus(Path(folder) / "source", pages)
-        some = _write_corpus(Path(folder) / "some", min(pages, SCALE_PAGES))
         settings = RunSettings(model=NO_MODEL, workers=workers)
         bare = max(_bare(source, Path(folder) / f"bare-{each}", workers) for each in range(repeats))
         begin = time.perf_counter()
@@ -83,6 +82,7 @@ def bench_pipeline(*, pages: int, workers: int, page_ms: float, repeats: int) ->
             scaling = {}
             for count in SCALES:
                 slow = settings.model_copy(update={"workers": count, "dpi": SCALE_DPI, "unit_pages": SCALE_UNIT_PAGES})
+                some = _write_corpus(Path(folder) / f"some-{count}", SCALE_PAGES * count)
                 scaling[count], _ = _line(some, f"{folder}/scaling-{count}", slow, page_ms)
         finally:
             ray.shutdown()
@@ -116,7 +116,7 @@ def _write_corpus(folder: Path, pages: int) -> Path:
 
 
 def _line(source: Path, output: str, settings: RunSettings, page_ms: float | None = None) -> tuple[float, float]:
-    """Pages a second from the first progress of the readers to the last, and seconds before that."""
+    """Pages a second once a quarter is done, when all workers are at work, and seconds before the first page."""
     told: list[tuple[float, int]] = []
 
     def note(progress: Progress) -> None:
@@ -131,12 +131,13 @@ def _line(source: Path, output: str, settings: RunSettings, page_ms: float | Non
     with ray_session(None):
         plan(run, found)
         Reading(run, found.output, note, never, None if page_ms is None else SleepingReader).run()
-    (began, already), (ended, total) = told[0], told[-1]
+    ended, total = told[-1]
+    began, already = next(each for each in told if each[1] >= total / 4)
     if total == already:
         raise UsageError(
             "so few pages are over before they can be measured", "ask for more --pages, or fewer --workers"
         )
-    return (total - already) / (ended - began), began - begin
+    return (total - already) / (ended - began), told[0][0] - begin
 
 
 def _bare(source: Path, folder: Path, processes: int) -> float:
