@@ -11,7 +11,7 @@ from PIL import Image
 class Raster:
     """Pixels of three bytes, red, green, blue, in rows from the top.
 
-    They are kept as bytes, because Pillow's own form costs as much to make and unmake as a fifth of a page's rendering.
+    They are kept as bytes, because a page would be packed into Pillow's own form and out of it twice on its way.
     Where ``data`` is a view of another object's memory, that is its ``owner``.
     """
 

@@ -15,7 +15,7 @@ from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.renderer_process import Ask, Lost, RendererProcess
 from rtprune.errors import StoreError
 
-WINDOW_PAGES = 8
+WINDOW_PAGES = 8  # what a renderer takes at a time
 AHEAD_BYTES = 256 * 2**20  # pictures of a rendering that wait for their reader, or one picture
 DEATHS_BORNE = 1  # a process may fall victim to others' hunger for memory: once is no proof
 MOMENT_S = 0.005
