@@ -8,9 +8,9 @@ from prefect import State, flow, get_run_logger
 from prefect.states import Cancelled
 from pydantic import Field
 
-from rtprune.cluster.job import Done, Planned, RunSummary
-from rtprune.cluster.steps import in_progress, prepare
-from rtprune.cluster.stopping import Stopper
+from rtprune.corpus.steps import in_progress, prepare
+from rtprune.corpus.stopping import Stopper
+from rtprune.corpus.values import Done, Planned, RunSummary
 from rtprune.settings import Ratio, RunSettings
 from tasks.discover import discover
 from tasks.plan import plan

@@ -143,7 +143,7 @@ def show(seconds: float) -> None:
     print()
     for row in read_documents(output).to_pylist():
         if row["status"] != "ok":
-            print(f"{row['uri']} [{row['status']}]: {row['error_message'] or 'the same bytes are read above'}")
+            print(f"{row['uri']} [{row['status']}]: {row['message'] or 'the same bytes are read above'}")
     found = statistics(output)
     saved = share_saved(found.visual_tokens_before, found.visual_tokens_after)
     print(

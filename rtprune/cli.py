@@ -23,8 +23,8 @@ from rtprune.settings import ReadSettings, RunSettings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from rtprune.cluster.job import Progress
-    from rtprune.cluster.stopping import Stopper
+    from rtprune.corpus.stopping import Stopper
+    from rtprune.corpus.values import Progress
     from rtprune.engine import Engine
 
 FAILED, MISUSED = 1, 2
@@ -210,7 +210,7 @@ def _page(*, file: str, page: int, overlay: str | None, **given: Any) -> int:
     engine = Engine(load_model(settings.model), settings)
     (result,) = engine.read([image.picture], [image.text_layer])
     if result.status == "failed":
-        raise RTPruneError(f"page {page} of {file} cannot be read: {result.error_message}")
+        raise RTPruneError(f"page {page} of {file} cannot be read: {result.message}")
     print(f"{result.text}\n")
     print(
         page_facts(
@@ -240,7 +240,7 @@ def _save_overlay(path: str, engine: Engine, picture: Image) -> None:
 
 def _run(*, source: str, output: str, **given: Any) -> int:
     settings = _settings(given)
-    from rtprune.cluster.stopping import Stopper
+    from rtprune.corpus.stopping import Stopper
     from rtprune.report.progress import ProgressDisplay
 
     with ProgressDisplay(sys.stderr) as display:
@@ -252,7 +252,7 @@ def _run(*, source: str, output: str, **given: Any) -> int:
 
         try:
             with stopper:
-                from rtprune.cluster.run import run_corpus
+                from rtprune.corpus.run import run_corpus
                 from rtprune.report.summary import run_summary
 
                 summary = run_corpus(source, output, settings, on_progress=show, should_stop=stopper.asked)

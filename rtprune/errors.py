@@ -1,6 +1,48 @@
-"""The package's exceptions: one small family whose messages say what, where and what to do next."""
+"""The package's exceptions, whose messages say what, where and what to do next; and every reason why a page fails."""
 
 from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a document, a page or a unit could not be read: the values of column ``reason``.
+
+    Attributes:
+        meaning: one sentence for readers of the dataset.
+        passing: whether trying the same again may succeed without anybody mending anything.
+    """
+
+    meaning: str
+    passing: bool
+
+    def __new__(cls, value: str, meaning: str = "", passing: bool = False) -> Reason:
+        """A member and what is known of it."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        member.passing = passing
+        return member
+
+    # of objects and documents
+    UNREACHABLE = "unreachable", "The store did not answer for this object, again and again.", True
+    UNREADABLE = "unreadable", "There is no such object, it is no regular file, or access to it is refused.", True
+    CHANGED = "changed", "The object holds other bytes than when it was planned; the next run plans it anew."
+    NOT_A_DOCUMENT = "not-a-document", "The bytes are neither a PDF nor a picture of a kind that is read."
+    ENCRYPTED = "encrypted", "The document needs a password that was not given."
+    NO_PAGES = "no-pages", "The document is a PDF without pages."
+    DAMAGED = "damaged", "The document, or this page of it, is damaged beyond repair."
+    # of pages on their way to pixels
+    NO_SUCH_PAGE = "no-such-page", "The document has fewer pages than were asked for."
+    TOO_LARGE = "too-large", "Decoding the page's picture would take more memory than is allowed."
+    RENDERER_DIED = "renderer-died", "The process that rendered this page died again and again."
+    TIMEOUT = "timeout", "Opening the document, rendering the page or reading the unit took too long.", True
+    # of pages on their way through the model
+    EMPTY_PICTURE = "empty-picture", "The picture has no pixels."
+    TOO_THIN = "too-thin", "The picture is so long and thin that the model cannot be shown it."
+    NO_VISUAL_TOKENS = "no-visual-tokens", "The picture gives no visual tokens: there is nothing to read."
+    WORKER_DIED = "worker-died", "The process reading this page died of it, alone, again and again.", True
+    UNEXPECTED = "unexpected", "Something raised an error that no document should cause; the message names it."
 
 
 class RTPruneError(Exception):
@@ -41,12 +83,18 @@ class DocumentError(RTPruneError):
     """One document (or one page of it) cannot be read; everything else goes on.
 
     Args:
-        kind: short stable name of the reason, stored as ``error_type`` in the dataset.
+        reason: stored in column ``reason`` of the dataset.
     """
 
-    def __init__(self, kind: str, message: str, hint: str | None = None) -> None:
+    def __init__(self, reason: Reason, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint)
-        self.kind = kind
+        self.reason = reason
 
-    def __reduce__(self) -> tuple[type[DocumentError], tuple[str, str, str | None]]:
-        return type(self), (self.kind, self.message, self.hint)
+    def __reduce__(self) -> tuple[type[DocumentError], tuple[Reason, str, str | None]]:
+        return type(self), (self.reason, self.message, self.hint)
+
+
+def unexpected(error: BaseException) -> str:
+    """What to record of an error that no document should cause: its class and its words."""
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__

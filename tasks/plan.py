@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import task
 from prefect.logging import get_run_logger
 
-from rtprune.cluster import steps
-from rtprune.cluster.job import Found, Planned, Run, ShouldStop
+from rtprune.corpus import steps
+from rtprune.corpus.values import Found, Planned, Run, ShouldStop
 from tasks.retries import STEP
 
 

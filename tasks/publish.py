@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from rtprune.cluster import steps
-from rtprune.cluster.job import Done, Found, Planned, Run, RunSummary
+from rtprune.corpus import steps
+from rtprune.corpus.values import Done, Found, Planned, Run, RunSummary
 from rtprune.dataset import statistics
 from rtprune.report.wording import share_saved
 from tasks.retries import STEP

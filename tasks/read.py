@@ -7,8 +7,8 @@ import time
 from prefect import task
 from prefect.logging import get_run_logger
 
-from rtprune.cluster import steps
-from rtprune.cluster.job import Done, Found, Progress, Run, ShouldStop
+from rtprune.corpus import steps
+from rtprune.corpus.values import Done, Found, Progress, Run, ShouldStop
 from rtprune.report.wording import share_saved
 from tasks.retries import STEP
 

@@ -19,8 +19,8 @@ from rtprune.cli import main
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import UsageError
 from rtprune.settings import PUBLISHED_MODEL, RunSettings
-from tests.corpus import assert_complete, quick_flags, write_corpus, write_pdf
 from tests.processes import descendants, started, wait_until
+from tests.sources import assert_complete, quick_flags, write_corpus, write_pdf
 
 
 def committed(output: Path) -> int:
@@ -165,7 +165,7 @@ def test_run_that_is_terminated_and_killed_is_complete_in_the_end(tmp_path: Path
     before = committed(out)
     with started(command(arguments)) as process:
         wait_until(lambda: committed(out) >= before + 3, "more units")
-        readers = [pid for pid, line in descendants(process.pid).items() if line.startswith("ray::Reader")]
+        readers = [pid for pid, line in descendants(process.pid).items() if line.startswith("ray::Worker")]
         process.kill()
     assert readers
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in readers), "its workers to end")

@@ -233,7 +233,7 @@ def _compare(
 def _require_read(results: Sequence[PageResult], way: str) -> None:
     for number, result in enumerate(results, 1):
         if result.status == "failed":
-            raise RTPruneError(f"{way}: drawn page {number} was not read: {result.error_message}")
+            raise RTPruneError(f"{way}: drawn page {number} was not read: {result.message}")
 
 
 def _cost(

@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rtprune.cluster.job import Progress, never
-from rtprune.cluster.reader import Reader
-from rtprune.cluster.reading import Reading
-from rtprune.cluster.session import ray_session, start_local
-from rtprune.cluster.steps import discover, plan, prepare
+from rtprune.corpus.ray_cluster import ray_session, start_local
+from rtprune.corpus.reading import Reading
+from rtprune.corpus.steps import discover, plan, prepare
+from rtprune.corpus.values import Progress, never
+from rtprune.corpus.worker import Worker
 from rtprune.dataset import PageRow
 from rtprune.engine import PageResult
 from rtprune.errors import UsageError
@@ -45,7 +45,7 @@ class SleepingEngine:
                 yield page[0], PageResult("skipped")
 
 
-class SleepingReader(Reader):
+class SleepingWorker(Worker):
     """A worker with a `SleepingEngine`, told its pace, in seconds, by the model's name."""
 
     def ready(self) -> None:
@@ -130,7 +130,7 @@ def _line(source: Path, output: str, settings: RunSettings, page_ms: float | Non
     found = discover(run)
     with ray_session(None):
         plan(run, found)
-        Reading(run, found.output, note, never, None if page_ms is None else SleepingReader).run()
+        Reading(run, found.output, note, never, None if page_ms is None else SleepingWorker).run()
     ended, total = told[-1]
     began, already = next(each for each in told if each[1] >= total / 4)
     if total == already:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rtprune.cluster.steps import PLAN_OBJECTS, discover, prepare
+from rtprune.corpus.steps import PLAN_OBJECTS, discover, prepare
 from rtprune.dataset import DocumentRow, PlanLog
 from rtprune.settings import NO_MODEL, RunSettings
 

@@ -16,7 +16,7 @@ from rtprune.dataset.compact import Compaction, compact_dataset
 from rtprune.dataset.files import CommittedFile, CompactedFile, committed_files
 from rtprune.dataset.findings import Finding, Verdict
 from rtprune.dataset.output import Output, new_run_id
-from rtprune.dataset.plan import PageSlice, Pending, PlanLog, WorkUnit, copies, pending, pending_units, plan_units
+from rtprune.dataset.plan import PageSlice, Pending, PlanLog, Unit, copies, pending, pending_units, plan_units
 from rtprune.dataset.read import Statistics, read_documents, read_pages, statistics
 from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
 from rtprune.dataset.verify import verify_dataset
@@ -37,8 +37,8 @@ __all__ = [
     "RegionRow",
     "RunRow",
     "Statistics",
+    "Unit",
     "Verdict",
-    "WorkUnit",
     "bury_dead_runs",
     "commit_unit",
     "committed_files",

@@ -31,7 +31,7 @@ from rtprune.dataset.files import (
     unit_name,
 )
 from rtprune.dataset.output import Output, compaction_of, data_file
-from rtprune.dataset.plan import Plans, WorkUnit, standing_documents, write_documents
+from rtprune.dataset.plan import Plans, Unit, standing_documents, write_documents
 from rtprune.dataset.schema import SCHEMA_VERSION, PageRow, RunRow, page_table, parquet_bytes, row_count, run_table
 from rtprune.errors import RTPruneError
 from rtprune.store import create_if_absent, delete, find, get, join, put
@@ -51,7 +51,7 @@ class Published:
         return bool(self.files or self.orphans or self.documents)
 
 
-def commit_unit(output: Output, unit: WorkUnit, rows: Sequence[PageRow], run_id: str) -> CommittedFile:
+def commit_unit(output: Output, unit: Unit, rows: Sequence[PageRow], run_id: str) -> CommittedFile:
     """Make ``rows`` part of the dataset, unless another worker has committed the unit before.
 
     Returns:
@@ -147,7 +147,7 @@ def bury_dead_runs(output: Output, claims: Claims) -> None:
         claims.forget(run_id)
 
 
-def _check_rows(unit: WorkUnit, rows: Sequence[PageRow]) -> None:
+def _check_rows(unit: Unit, rows: Sequence[PageRow]) -> None:
     planned, given = Counter(unit.pages()), Counter((row.doc_id, row.page) for row in rows)
     for what, pages in (("lack", planned - given), ("have too often or without being asked", given - planned)):
         if pages:

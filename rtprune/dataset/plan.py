@@ -43,7 +43,7 @@ class PageSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkUnit:
+class Unit:
     """What a worker takes at a time and commits in one file."""
 
     unit_id: str
@@ -69,7 +69,7 @@ class WorkUnit:
         raise IndexError(f"unit {self.unit_id} has {self.page_count} pages")
 
 
-def plan_units(documents: Iterable[DocumentRow], config_hash: str, unit_pages: int) -> tuple[WorkUnit, ...]:
+def plan_units(documents: Iterable[DocumentRow], config_hash: str, unit_pages: int) -> tuple[Unit, ...]:
     """Cut the documents with status "ok" into units of at most ``unit_pages`` pages.
 
     Pure: the same documents, in any order and on any machine, give the same units with the same ids. Documents are
@@ -81,7 +81,7 @@ def plan_units(documents: Iterable[DocumentRow], config_hash: str, unit_pages: i
     """
     if unit_pages < 1:
         raise ValueError(f"unit_pages must be at least 1, not {unit_pages}")
-    units: list[WorkUnit] = []
+    units: list[Unit] = []
     open_slices: list[PageSlice] = []
     room = unit_pages
     for piece in _slices(_classify(documents, frozenset()), unit_pages):
@@ -119,10 +119,10 @@ def _slices(documents: Iterable[DocumentRow], unit_pages: int) -> Iterator[PageS
                 yield PageSlice(row.doc_id, row.uri, first, min(first + unit_pages - 1, row.pages))
 
 
-def _unit(slices: Sequence[PageSlice], config_hash: str) -> WorkUnit:
+def _unit(slices: Sequence[PageSlice], config_hash: str) -> Unit:
     """The unit's id is made of what decides its rows' content: bytes, page ranges and configuration; not of places."""
     content = [config_hash, [[piece.doc_id, piece.first_page, piece.last_page] for piece in slices]]
-    return WorkUnit(hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24], tuple(slices))
+    return Unit(hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24], tuple(slices))
 
 
 #: A plan file's columns: its documents, and for each the unit that every ``unit_pages`` of its pages went into.
@@ -156,7 +156,7 @@ class PlanLog:
         return self._count
 
     @property
-    def units(self) -> tuple[WorkUnit, ...]:
+    def units(self) -> tuple[Unit, ...]:
         """Units of all plans, oldest plan first."""
         return tuple(unit for plan in _plans(self._output) for unit in _units_of(plan))
 
@@ -165,7 +165,7 @@ class PlanLog:
         return _fingerprint(uri, version) in self._failures
 
     def failure(self, uri: str, version: str) -> str | None:
-        """The ``error_type`` of an object that is planned but could not be opened, else ``None``."""
+        """The ``reason`` of an object that is planned but could not be opened, else ``None``."""
         return self._failures.get(_fingerprint(uri, version))
 
     def reload(self) -> None:
@@ -178,7 +178,7 @@ class PlanLog:
             self._take(plan)
             yield plan
 
-    def append(self, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> tuple[WorkUnit, ...]:
+    def append(self, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> tuple[Unit, ...]:
         """Plan those of ``documents`` that no plan covers yet, or has as failed for what is not so any more.
 
         Nothing is written when there are none. The ``documents`` rows are visible as soon as this returns, and the
@@ -189,7 +189,7 @@ class PlanLog:
             UsageError: ``run_id`` cannot name a folder.
         """
         check_run_id(run_id)
-        learnt: list[WorkUnit] = []
+        learnt: list[Unit] = []
         rows = [replace(row, uri=storable(row.uri)) for row in documents]
         while True:
             learnt.extend(unit for plan in self._new_plans() for unit in _units_of(plan))
@@ -209,16 +209,16 @@ class PlanLog:
 
     def _lacks(self, row: DocumentRow) -> bool:
         before = self.failure(row.uri, row.version)
-        learnt = before is not None and (row.status == "ok" or row.error_type != before)
+        learnt = before is not None and (row.status == "ok" or row.reason != before)
         return learnt or not self.covers(row.uri, row.version)
 
     def _take(self, plan: pa.Table) -> None:
         self._count += 1
-        names = ("uri", "version", "status", "doc_id", "error_type")
-        for uri, version, status, doc_id, error_type in zip(
+        names = ("uri", "version", "status", "doc_id", "reason")
+        for uri, version, status, doc_id, reason in zip(
             *(plan.column(name).to_pylist() for name in names), strict=True
         ):
-            failure = sys.intern(error_type) if status == "failed" and error_type else None
+            failure = sys.intern(reason) if status == "failed" and reason else None
             self._failures[_fingerprint(uri, version)] = failure
             if status == "ok":
                 self._doc_ids.add(_brief(doc_id))
@@ -270,7 +270,7 @@ def pending(output: Output, committed: Collection[str]) -> Pending:
     return Pending(units, pages)
 
 
-def pending_units(output: Output, committed: Collection[str]) -> Iterator[WorkUnit]:
+def pending_units(output: Output, committed: Collection[str]) -> Iterator[Unit]:
     """The units that are planned and not among ``committed`` (unit ids), oldest plan first, a plan at a time."""
     for plan in _plans(output):
         yield from (unit for unit in _units_of(plan) if unit.unit_id not in committed)
@@ -282,7 +282,7 @@ def copies(output: Output, doc_id: str) -> list[str]:
     return [uri for plan in same for uri in plan.column("uri").to_pylist()]
 
 
-def _with_slices(documents: pa.Table, units: Iterable[WorkUnit]) -> pa.Table:
+def _with_slices(documents: pa.Table, units: Iterable[Unit]) -> pa.Table:
     slices: dict[str, list[dict[str, Any]]] = {}
     for unit in units:
         for piece in unit.slices:
@@ -294,7 +294,7 @@ def _with_slices(documents: pa.Table, units: Iterable[WorkUnit]) -> pa.Table:
     return documents.append_column(PLAN.field("slices"), pa.array(column, PLAN.field("slices").type))
 
 
-def _units_of(plan: pa.Table) -> Iterator[WorkUnit]:
+def _units_of(plan: pa.Table) -> Iterator[Unit]:
     """A unit's slices stand one after the other, because units are filled in the order of the documents."""
     columns = (plan.column(name).to_pylist() for name in ("doc_id", "uri", "slices"))
     pieces = (
@@ -303,7 +303,7 @@ def _units_of(plan: pa.Table) -> Iterator[WorkUnit]:
         for piece in slices
     )
     for unit_id, group in groupby(pieces, key=lambda item: item[0]):
-        yield WorkUnit(unit_id, tuple(piece for _, piece in group))
+        yield Unit(unit_id, tuple(piece for _, piece in group))
 
 
 def plan_table(data: bytes, uri: str) -> pa.Table:

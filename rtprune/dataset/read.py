@@ -87,7 +87,7 @@ def read_documents(output: Output) -> pa.Table:
 
 def statistics(output: Output) -> Statistics:
     """Counts and sums over the committed rows, in constant memory. Raises as ``read_pages`` does."""
-    sums = _scan(output, ("status", "error_type", *_SUMMED), _sums)
+    sums = _scan(output, ("status", "reason", *_SUMMED), _sums)
     documents = read_documents(output)
     planned = documents.filter(pc.equal(documents.column("status"), "ok"))
     return Statistics(
@@ -131,7 +131,7 @@ def _sums(scanner: pads.Scanner) -> _Sums:
 
 def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:
     failed = rows.filter(pc.equal(rows.column("status"), "failed"))
-    return [reason or "unknown" for reason in failed.column("error_type").to_pylist()]
+    return [reason or "unknown" for reason in failed.column("reason").to_pylist()]
 
 
 def _scan(output: Output, columns: Sequence[str] | None, take: Callable[[pads.Scanner], T]) -> T:

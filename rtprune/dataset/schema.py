@@ -16,6 +16,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rtprune.errors import Reason
+
 #: Raised by one whenever a column is added, dropped or changes its meaning.
 SCHEMA_VERSION = 1
 
@@ -42,9 +44,9 @@ class PageRow:
 
     Token counts cover the whole visual sequence; ``keep_ratio`` is after / before; times are milliseconds;
     ``page`` counts from 1; ``attempts`` from 1. ``decode_steps`` are passes of the decoder, fewer than the output's
-    tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed. ``rung`` is the way of reading that
-    gave the text. ``audit_distance`` is the normalised edit distance of the text to that of the same page unpruned,
-    where it was read both ways. ``scale`` is below 1 where the picture was made smaller than the settings ask for,
+    tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed. ``strategy`` is the way of
+    reading that gave the text. ``audit_distance`` is the normalised edit distance of the text to that of the same page
+    unpruned, where it was read both ways. ``scale`` is below 1 where the picture was made smaller than asked for,
     because the page is so large.
     """
 
@@ -54,7 +56,7 @@ class PageRow:
     status: PageStatus
     model: str
     mode: str | None = None
-    rung: str | None = None
+    strategy: str | None = None
     text: str | None = None
     regions: tuple[RegionRow, ...] = ()
     finish_reason: str | None = None
@@ -77,8 +79,8 @@ class PageRow:
     prefill_ms: float | None = None
     decode_ms: float | None = None
     attempts: int = 1
-    error_type: str | None = None
-    error_message: str | None = None
+    reason: Reason | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ class DocumentRow:
     doc_id: str | None = None
     kind: str | None = None
     pages: int | None = None
-    error_type: str | None = None
-    error_message: str | None = None
+    reason: Reason | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class RunRow:
     pages_failed: int = 0
     visual_tokens_before: int = 0
     visual_tokens_after: int = 0
-    error_message: str | None = None
+    message: str | None = None
 
 
 def _column(name: str, kind: pa.DataType) -> pa.Field:
@@ -164,7 +166,7 @@ PAGES = _schema(
     pa.field("finish_reason", pa.string()),
     _column("model", pa.string()),
     pa.field("mode", pa.string()),
-    pa.field("rung", pa.string()),
+    pa.field("strategy", pa.string()),
     pa.field("visual_tokens_before", pa.int32()),
     pa.field("visual_tokens_after", pa.int32()),
     pa.field("keep_ratio", pa.float64()),
@@ -182,8 +184,8 @@ PAGES = _schema(
     pa.field("prefill_ms", pa.float64()),
     pa.field("decode_ms", pa.float64()),
     _column("attempts", pa.int32()),
-    pa.field("error_type", pa.string()),
-    pa.field("error_message", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("message", pa.string()),
 )
 
 DOCUMENTS = _schema(
@@ -195,8 +197,8 @@ DOCUMENTS = _schema(
     pa.field("kind", pa.string()),
     pa.field("pages", pa.int32()),
     _column("status", pa.string()),
-    pa.field("error_type", pa.string()),
-    pa.field("error_message", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("message", pa.string()),
     _column("discovered_at", _UTC),
 )
 
@@ -210,16 +212,16 @@ RUNS = _schema(
     _column("settings", pa.string()),
     *(_column(name, pa.int64()) for name in ("documents", "documents_failed", "units", "pages", "pages_failed")),
     *(_column(name, pa.int64()) for name in ("visual_tokens_before", "visual_tokens_after")),
-    pa.field("error_message", pa.string()),
+    pa.field("message", pa.string()),
 )
 
 #: Columns with few distinct values in a file: the only ones worth a dictionary.
 _REPEATING = frozenset(
-    {"doc_id", "uri", "status", "finish_reason", "model", "mode", "kind", "attempts", "error_type"}
+    {"doc_id", "uri", "status", "finish_reason", "model", "mode", "kind", "attempts", "reason"}
     | {"run_id", "config_hash", "schema_version"}
 )
 #: Columns whose smallest and largest value help no query, and would put page text into the footer.
-_WITHOUT_STATISTICS = frozenset({"text", "error_message", "settings"})
+_WITHOUT_STATISTICS = frozenset({"text", "message", "settings"})
 
 #: The default of a million rows would hold gigabytes of page text in one row group.
 ROW_GROUP_ROWS = 16_384

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 
 from rtprune.documents.pdf import is_pdf, open_pdf
 from rtprune.documents.picture import count_frames, picture_format
-from rtprune.errors import DocumentError, StoreError, UsageError
+from rtprune.errors import DocumentError, Reason, StoreError, UsageError
 from rtprune.store import get, is_remote, open_filesystem
 
 #: What the object store answers when the credentials as a whole are wrong, rather than one object being out of reach.
@@ -52,22 +52,22 @@ def read_object(uri: str) -> bytes:
     try:
         _, path = open_filesystem(uri)
         if is_remote(uri) and "/" not in path:
-            raise DocumentError("unreadable", f"{uri} names a bucket, not an object in it")
+            raise DocumentError(Reason.UNREADABLE, f"{uri} names a bucket, not an object in it")
         if is_remote(uri) and (uri.endswith("/") or "?versionId=" in uri):
             # s3fs would fetch what lies at the key without these
-            raise DocumentError("unreadable", f"{uri} has a key that cannot be asked for", "copy it to another key")
+            raise DocumentError(Reason.UNREADABLE, f"{uri} cannot be asked for by its key", "copy it to another key")
         if not is_remote(uri) and not stat.S_ISREG(os.stat(path).st_mode):
             # Reading a pipe or a device might never end.
-            raise DocumentError("unreadable", f"{uri} is not a regular file")
+            raise DocumentError(Reason.UNREADABLE, f"{uri} is not a regular file")
         return get(uri)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DocumentError("unreadable", f"{uri} does not exist") from error
+        raise DocumentError(Reason.UNREADABLE, f"{uri} does not exist") from error
     except UsageError as error:
         if is_remote(uri) and _credentials_rejected(uri):
             raise StoreError(error.message, error.hint) from error
-        raise DocumentError("unreadable", error.message, error.hint) from error
+        raise DocumentError(Reason.UNREADABLE, error.message, error.hint) from error
     except (OSError, ValueError) as error:  # names no file system can hold: too long, a NUL in it, circular links
-        raise DocumentError("unreadable", f"{uri} cannot be opened: {error}") from error
+        raise DocumentError(Reason.UNREADABLE, f"{uri} cannot be opened: {error}") from error
 
 
 def open_document(uri: str, data: bytes, password: str | None = None) -> Document:
@@ -82,7 +82,7 @@ def open_document(uri: str, data: bytes, password: str | None = None) -> Documen
         password: tried if the document is encrypted.
 
     Raises:
-        DocumentError: of kind "not-a-document", "encrypted", "no-pages" or "damaged".
+        DocumentError: for one of the reasons "not-a-document", "encrypted", "no-pages" or "damaged".
     """
     doc_id = hashlib.sha256(data).hexdigest()
     if picture_format(data):
@@ -90,7 +90,7 @@ def open_document(uri: str, data: bytes, password: str | None = None) -> Documen
     if not is_pdf(data):
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
         raise DocumentError(
-            "not-a-document",
+            Reason.NOT_A_DOCUMENT,
             f"{uri} is neither PDF nor PNG, JPEG, WebP, BMP or TIFF: {found}",
             "leave it out or convert it",
         )
@@ -106,11 +106,11 @@ def open_planned(uri: str, data: bytes, doc_id: str, password: str | None = None
         UsageError: it was opened with another password then.
     """
     if hashlib.sha256(data).hexdigest() != doc_id:
-        raise DocumentError("changed", f"{uri} changed since it was planned", "run again to read it as it is")
+        raise DocumentError(Reason.CHANGED, f"{uri} changed since it was planned", "run again to read it as it is")
     try:
         return open_document(uri, data, password)
     except DocumentError as error:
-        if error.kind != "encrypted":
+        if error.reason != Reason.ENCRYPTED:
             raise
         raise UsageError(
             f"{uri} is encrypted, and was opened with another password when it was planned",

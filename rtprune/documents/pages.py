@@ -13,7 +13,7 @@ from rtprune.documents.document import Document
 from rtprune.documents.pdf import open_pdf
 from rtprune.documents.picture import open_picture, read_frame
 from rtprune.documents.raster import Raster
-from rtprune.errors import DocumentError
+from rtprune.errors import DocumentError, Reason
 
 DEFAULT_DPI = 144  # as the published runner renders
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -63,13 +63,13 @@ class PageFault:
 
     Attributes:
         page: 1-based.
-        kind: short stable name: "damaged", "too-large", "no-such-page", or why the document does not open.
+        reason: why not: the page's own reason, or why the document does not open.
         message: what was found.
         render_ms: time spent on it.
     """
 
     page: int
-    kind: str
+    reason: Reason
     message: str
     render_ms: float
 
@@ -91,7 +91,7 @@ def render_pages(
             for page in pages:
                 yield render(page)
     except DocumentError as error:  # it opened before, so its bytes or its password are not those it was made with
-        yield from (PageFault(page, error.kind, str(error), 0.0) for page in pages)
+        yield from (PageFault(page, error.reason, str(error), 0.0) for page in pages)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def open_pages(document: Document, dpi: int, max_pixels: int) -> Iterator[Callab
         def attempt(page: int) -> PageImage | PageFault:
             if 1 <= page <= document.page_count:
                 return _attempt(render, page)
-            return PageFault(page, "no-such-page", f"{document.uri} has {document.page_count} pages", 0.0)
+            return PageFault(page, Reason.NO_SUCH_PAGE, f"{document.uri} has {document.page_count} pages", 0.0)
 
         yield attempt
 
@@ -117,14 +117,14 @@ def _attempt(render: Render, page: int) -> PageImage | PageFault:
     try:
         raster, scale, text = render(page)
     except Exception as error:  # MuPDF raises a family of its own; whatever it is, it is this page's alone
-        kind = error.kind if isinstance(error, DocumentError) else _kind(error)
+        reason = error.reason if isinstance(error, DocumentError) else _reason(error)
         message = str(error) if isinstance(error, DocumentError) else f"page {page} cannot be rendered: {error}"
-        return PageFault(page, kind, message, _milliseconds_since(start))
+        return PageFault(page, reason, message, _milliseconds_since(start))
     return PageImage(page, raster, _milliseconds_since(start), scale, text)
 
 
-def _kind(error: Exception) -> str:
-    return "too-large" if isinstance(error, MemoryError) else "damaged"
+def _reason(error: Exception) -> Reason:
+    return Reason.TOO_LARGE if isinstance(error, MemoryError) else Reason.DAMAGED
 
 
 def _milliseconds_since(start: float) -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pymupdf
 
 from rtprune.documents.raster import Raster
-from rtprune.errors import DocumentError
+from rtprune.errors import DocumentError, Reason
 
 POINTS_PER_INCH = 72.0
 MOST_TEXT = 100_000  # characters of a text layer that are looked at
@@ -56,7 +56,7 @@ class OpenPdf:
         """
         index = self.pages[page - 1]
         if index is None:
-            raise DocumentError("damaged", f"page {page} is missing from the document's page tree")
+            raise DocumentError(Reason.DAMAGED, f"page {page} is missing from the document's page tree")
         pymupdf.TOOLS.reset_mupdf_warnings()
         sheet = self.handle[index]
         zoom = dpi / POINTS_PER_INCH
@@ -64,7 +64,7 @@ class OpenPdf:
         pixels = sheet.get_pixmap(matrix=pymupdf.Matrix(fitted, fitted), alpha=False)
         complaints = pymupdf.TOOLS.mupdf_warnings()
         if "error" in complaints and pixels.is_unicolor:
-            raise DocumentError("damaged", f"nothing of page {page} could be drawn: {_one_line(complaints)}")
+            raise DocumentError(Reason.DAMAGED, f"nothing of page {page} could be drawn: {_one_line(complaints)}")
         return Raster(pixels.width, pixels.height, pixels.samples_mv, pixels), fitted / zoom
 
     def text_layer(self, page: int) -> str:
@@ -97,26 +97,26 @@ def open_pdf(data: bytes, password: str | None, uri: str) -> Iterator[OpenPdf]:
     with handle:
         if handle.needs_pass and not handle.authenticate(password or ""):
             found = "not opened by the password given" if password else "needs a password"
-            raise DocumentError("encrypted", f"{uri} is encrypted and {found}", "give its password with --password")
+            raise DocumentError(Reason.ENCRYPTED, f"{uri} is encrypted and {found}", "give its --password")
         try:
             pages = _flatten(handle)
         except Exception as error:  # MuPDF raises a family of its own beside RuntimeError and ValueError
-            raise DocumentError("damaged", f"{uri} has a page tree that cannot be read: {_one_line(error)}") from error
+            raise DocumentError(Reason.DAMAGED, f"{uri} has an unreadable page tree: {_one_line(error)}") from error
         if not pages and _has_pages_astray(handle):
-            raise DocumentError("damaged", f"{uri} holds pages that its page tree no longer leads to")
+            raise DocumentError(Reason.DAMAGED, f"{uri} holds pages that its page tree no longer leads to")
         if not pages:
-            raise DocumentError("no-pages", f"{uri} is a PDF without pages")
+            raise DocumentError(Reason.NO_PAGES, f"{uri} is a PDF without pages")
         if all(index is None for index in pages):
-            raise DocumentError("damaged", f"{uri} claims {len(pages)} pages and has none of them")
+            raise DocumentError(Reason.DAMAGED, f"{uri} claims {len(pages)} pages and has none of them")
         yield OpenPdf(handle, pages)
 
 
 def _no_opening(data: bytes, uri: str) -> DocumentError:
     if not re.search(rb"\d\s+\d+\s+obj\b", data):
-        return DocumentError("not-a-document", f"{uri} has a PDF header and nothing of a PDF after it")
+        return DocumentError(Reason.NOT_A_DOCUMENT, f"{uri} has a PDF header and nothing of a PDF after it")
     if re.search(rb"/Encrypt\b", data):
-        return DocumentError("encrypted", f"{uri} is encrypted in a way that cannot be opened, or damaged")
-    return DocumentError("damaged", f"{uri} is damaged beyond repair: {_one_line(pymupdf.TOOLS.mupdf_warnings())}")
+        return DocumentError(Reason.ENCRYPTED, f"{uri} is encrypted in a way that cannot be opened, or damaged")
+    return DocumentError(Reason.DAMAGED, f"{uri} is damaged beyond repair: {_one_line(pymupdf.TOOLS.mupdf_warnings())}")
 
 
 def _flatten(handle: pymupdf.Document) -> tuple[int | None, ...]:

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rtprune.errors import DocumentError
+from rtprune.errors import DocumentError, Reason
 
 # Damaged metadata are reported by thousands, and lose nothing.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -74,7 +74,7 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
     try:
         return PLUGINS[picture_format(data) or ""](io.BytesIO(data))
     except Exception as error:  # damaged headers make Pillow raise nearly anything
-        raise DocumentError("damaged", f"the picture's header cannot be read: {error}") from error
+        raise DocumentError(Reason.DAMAGED, f"the picture's header cannot be read: {error}") from error
 
 
 def count_frames(data: bytes, uri: str) -> int:
@@ -88,7 +88,7 @@ def count_frames(data: bytes, uri: str) -> int:
     try:
         picture = open_picture(data)
     except DocumentError as error:
-        raise DocumentError(error.kind, f"{uri}: {error.message}") from error
+        raise DocumentError(error.reason, f"{uri}: {error.message}") from error
     if not isinstance(picture, TiffImageFile):
         return 1
     frames = 1
@@ -126,9 +126,9 @@ def read_frame(picture: ImageFile.ImageFile, frame: int, max_pixels: int) -> tup
     except DocumentError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise DocumentError("too-large", f"the picture does not fit into memory: {error}") from error
+        raise DocumentError(Reason.TOO_LARGE, f"the picture does not fit into memory: {error}") from error
     except Exception as error:  # damaged data make Pillow raise nearly anything
-        raise DocumentError("damaged", f"the picture cannot be decoded: {error}") from error
+        raise DocumentError(Reason.DAMAGED, f"the picture cannot be decoded: {error}") from error
 
 
 def _prepare_decoding(picture: ImageFile.ImageFile, max_pixels: int) -> None:
@@ -145,7 +145,7 @@ def _prepare_decoding(picture: ImageFile.ImageFile, max_pixels: int) -> None:
             needed += width * height * len(picture.getbands()) * 2  # all coefficients are kept
     if needed > MAX_DECODED_BYTES:
         raise DocumentError(
-            "too-large",
+            Reason.TOO_LARGE,
             f"decoding a picture of {width} x {height} pixels takes {needed / 2**30:.1f} GiB of memory, "
             f"more than the {MAX_DECODED_BYTES / 2**30:.0f} GiB allowed",
             "make it smaller, or a JPEG that is not progressive",

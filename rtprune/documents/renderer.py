@@ -74,7 +74,7 @@ def _serve(opened: _Opened, request: dict[str, Any], client: _Client) -> None:
     try:
         render = opened.document(request, client)
     except DocumentError as error:
-        client.tell(refused=error.kind, message=str(error))
+        client.tell(refused=error.reason, message=str(error))
         return
     except RTPruneError as error:
         client.tell(raised=type(error).__name__, message=error.message, hint=error.hint)
@@ -84,7 +84,7 @@ def _serve(opened: _Opened, request: dict[str, Any], client: _Client) -> None:
         found = render(page)
         facts: dict[str, Any] = {"page": page, "render_ms": found.render_ms}
         if isinstance(found, PageFault):
-            client.tell(fault=found.kind, message=found.message, **facts)
+            client.tell(fault=found.reason, message=found.message, **facts)
             continue
         facts |= {"width": found.width, "height": found.height, "scale": found.scale, "text_layer": found.text_layer}
         client.give(found.raster.data if request["pixels"] else b"", **facts)

@@ -16,7 +16,7 @@ from typing import Any
 from rtprune.documents.exchange import Exchange
 from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.raster import Raster
-from rtprune.errors import RTPruneError, StoreError, UsageError
+from rtprune.errors import Reason, RTPruneError, StoreError, UsageError
 
 FETCH_TIMEOUT_S = 1800.0  # s3fs gives up long before
 PAGES_PER_PROCESS = 2000  # then it is replaced, and whatever it has leaked goes with it
@@ -95,7 +95,7 @@ class RendererProcess:
                 if "raised" in answer:
                     raise _RAISED.get(answer["raised"], RTPruneError)(answer["message"], answer["hint"])
                 if "refused" in answer:
-                    yield from (PageFault(page, answer["refused"], answer["message"], 0.0) for page in pages)
+                    yield from (PageFault(page, Reason(answer["refused"]), answer["message"], 0.0) for page in pages)
                     return
                 state = answer["state"]
             limit = page_timeout_s
@@ -168,7 +168,7 @@ class RendererProcess:
 
     def _page(self, process: subprocess.Popen[bytes], answer: dict[str, Any]) -> PageImage | PageFault:
         if "fault" in answer:
-            return PageFault(answer["page"], answer["fault"], answer["message"], answer["render_ms"])
+            return PageFault(answer["page"], Reason(answer["fault"]), answer["message"], answer["render_ms"])
         raster = Raster(answer["width"], answer["height"], self._exchange.read(answer["bytes"]))
         if answer["bytes"]:
             self._say(process, b"")

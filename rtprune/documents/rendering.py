@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.renderer_process import Ask, Lost, RendererProcess
-from rtprune.errors import StoreError
+from rtprune.errors import Reason, StoreError
 
 WINDOW_PAGES = 8  # what a renderer takes at a time
 AHEAD_BYTES = 256 * 2**20  # pictures of a rendering that wait for their reader, or one picture
@@ -188,7 +188,7 @@ class Renderers:
                     continue
                 last = page if lost.at_page else window.last_page
                 for guilty in range(page, last + 1):
-                    yield PageFault(guilty, "timeout" if lost.timeout else "renderer-died", str(lost), 0.0)
+                    yield PageFault(guilty, Reason.TIMEOUT if lost.timeout else Reason.RENDERER_DIED, str(lost), 0.0)
                 page, deaths = last + 1, 0
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from rtprune.engine.budget import affordable_slots
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
 from rtprune.engine.fidelity import Audit, normalised_distance
-from rtprune.engine.ladder import Rung, ladder
+from rtprune.engine.ladder import Strategy, ladder
 from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
-from rtprune.errors import DocumentError, UsageError
+from rtprune.errors import DocumentError, Reason, UsageError
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune_batch
 from rtprune.settings import ReadSettings
@@ -31,7 +31,7 @@ _STATUS: dict[FinishReason, PageStatus] = {"eos": "ok", "length": "truncated", "
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    rung: Rung
+    strategy: Strategy
     views: Views
     layer: tuple[int, ...]  # token ids of the page's text layer
     prepare_ms: float
@@ -39,7 +39,7 @@ class _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    rung: Rung
+    strategy: Strategy
     views: Views
     layer: tuple[int, ...]
     features: Tensor  # [L, D]
@@ -68,11 +68,11 @@ class PlainPage:
 
 @dataclass(eq=False)
 class _Held:
-    """A page on its way: the rung of the ladder it is on, those above, and what the first one gave."""
+    """A page on its way: the strategy of the ladder it is on, those above, and what the first one gave."""
 
     page: Page
-    rung: Rung
-    higher: tuple[Rung, ...]
+    strategy: Strategy
+    higher: tuple[Strategy, ...]
     first: PageResult | None = None
     audited: PageResult | None = None  # what is given in the end, while the page is read unpruned beside it
 
@@ -214,8 +214,8 @@ class Engine:
             name, page = found
             if name in held:
                 raise UsageError(f"two pages are called {name!r}", "give each a name of its own")
-            rung, *higher = ladder(self.model, self.mode, self._pruning)
-            held[name] = _Held(page, rung, tuple(higher) if self._reread else ())
+            strategy, *higher = ladder(self.model, self.mode, self._pruning)
+            held[name] = _Held(page, strategy, tuple(higher) if self._reread else ())
             names.append(name)
         return names
 
@@ -228,21 +228,21 @@ class Engine:
         return reading.room >= max(1, reading.slots // 4) and reading.live < crowd
 
     def _settled(self, page: _Held, result: PageResult, audited: bool) -> PageResult | None:
-        """What to give for a page that has been read; ``None`` to read it once more, on ``page.rung``."""
+        """What to give for a page that has been read; ``None`` to read it once more, on ``page.strategy``."""
         if page.audited is not None:
             return self._compared(page.audited, result)
         if page.first is None or (page.first.status == "failed" and result.status != "failed"):
             page.first = result
         well = result.status in ("ok", "empty")
         if page.first.status in ("loop", "failed") and not well and page.higher:
-            page.rung, *higher = page.higher
+            page.strategy, *higher = page.higher
             page.higher = tuple(higher)
             return None
-        # where no rung helped, what was asked for is what is given, or the first that gave anything
+        # where no strategy helped, what was asked for is what is given, or the first that gave anything
         final = result if well else page.first
-        if audited and final.rung == "asked" and final.facts and final.facts.free_after < final.facts.free_before:
+        if audited and final.strategy == "default" and final.facts and final.facts.free_after < final.facts.free_before:
             page.audited = final
-            page.rung = Rung("unpruned", self.mode, replace(self._pruning, ratio=0.0))
+            page.strategy = Strategy("unpruned", self.mode, replace(self._pruning, ratio=0.0))
             return None
         return final
 
@@ -291,27 +291,27 @@ class Engine:
 
     def _prepare(self, page: _Held) -> _Prepared:
         start = clock_ms(self.model.device)
-        rung, text = page.rung, page.page.text_layer
-        views = self.model.prepare(page.page.picture, rung.mode)
+        strategy, text = page.strategy, page.page.text_layer
+        views = self.model.prepare(page.page.picture, strategy.mode)
         if views.layout.free_count == 0:
-            raise DocumentError("no-visual-tokens", "the picture gives no visual tokens: there is nothing to read")
+            raise DocumentError(Reason.NO_VISUAL_TOKENS, "the picture gives no visual tokens: there is nothing to read")
         layer = tuple(self.model.tokenize(text)) if text else ()
-        return _Prepared(rung, views, layer, clock_ms(self.model.device) - start)
+        return _Prepared(strategy, views, layer, clock_ms(self.model.device) - start)
 
     def _encode(self, pages: Sequence[_Prepared]) -> list[_Encoded]:
         start = clock_ms(self.model.device)
         features = self.model.encode([page.views for page in pages])
         share = (clock_ms(self.model.device) - start) / len(pages)
         return [
-            _Encoded(page.rung, page.views, page.layer, found, page.prepare_ms + share)
+            _Encoded(page.strategy, page.views, page.layer, found, page.prepare_ms + share)
             for page, found in zip(pages, features, strict=True)
         ]
 
     def _prune(self, pages: Sequence[_Encoded]) -> list[ReadyPage]:
         start = clock_ms(self.model.device)
         pruned: dict[int, Pruned] = {}
-        for pruning in dict.fromkeys(page.rung.pruning for page in pages):
-            alike = [index for index, page in enumerate(pages) if page.rung.pruning == pruning]
+        for pruning in dict.fromkeys(page.strategy.pruning for page in pages):
+            alike = [index for index, page in enumerate(pages) if page.strategy.pruning == pruning]
             views, features = [pages[index].views for index in alike], [pages[index].features for index in alike]
             pruned |= zip(alike, self._pruned(views, features, pruning), strict=True)
         share = (clock_ms(self.model.device) - start) / len(pages)
@@ -319,7 +319,7 @@ class Engine:
 
     def _ready(self, page: _Encoded, pruned: Pruned, prune_ms: float) -> ReadyPage:
         prompt = assemble_prompt(self.model, self.task, page.views.layout, pruned)
-        return ReadyPage(prompt, page.layer, pruned.facts, page.rung, page.encode_ms, prune_ms)
+        return ReadyPage(prompt, page.layer, pruned.facts, page.strategy, page.encode_ms, prune_ms)
 
     def _result(self, page: tuple[ReadyPage, Decoded]) -> PageResult:
         ready, decoded = page
@@ -337,8 +337,8 @@ class Engine:
             drafted_tokens=decoded.drafted,
             accepted_tokens=decoded.accepted,
             timings=Timings(ready.encode_ms, ready.prune_ms, decoded.prefill_ms, decoded.decode_ms),
-            mode=ready.rung.mode,
-            rung=ready.rung.name,
+            mode=ready.strategy.mode,
+            strategy=ready.strategy.name,
         )
 
 

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import torch
 
 from rtprune.engine.decoding import Decoded, Decoding, PromptEmbeddings, decode
-from rtprune.engine.ladder import Rung
+from rtprune.engine.ladder import Strategy
 from rtprune.engine.result import PageResult
-from rtprune.errors import DocumentError, RTPruneError
+from rtprune.errors import DocumentError, Reason, RTPruneError, unexpected
 from rtprune.models.protocol import OcrModel
 from rtprune.pruning import PruneFacts
 
@@ -35,7 +35,7 @@ class ReadyPage:
         prompt: its pruned visual tokens and the task.
         layer: token ids of its text layer.
         facts: what pruning did.
-        rung: the way in which it is read.
+        strategy: the way in which it is read.
         encode_ms: picture to views to visual tokens.
         prune_ms: visual tokens to pruned ones.
     """
@@ -43,7 +43,7 @@ class ReadyPage:
     prompt: PromptEmbeddings
     layer: tuple[int, ...]
     facts: PruneFacts
-    rung: Rung
+    strategy: Strategy
     encode_ms: float
     prune_ms: float
 
@@ -96,7 +96,7 @@ class Reading(Generic[Name]):
             return Outcomes()
         prompts = [(name, page.prompt) for name, page in pages]
         layers = [page.layer if self._guess else () for _, page in pages]
-        temperatures = [page.rung.temperature for _, page in pages]
+        temperatures = [page.strategy.temperature for _, page in pages]
         self._pages |= dict(pages)
         return self._safely(lambda: self._decoding.join(prompts, layers, temperatures), [name for name, _ in pages])
 
@@ -142,7 +142,7 @@ class Reading(Generic[Name]):
         self._decoding = Decoding(self._model, self._slots, self._max_tokens)
 
     def _decode_alone(self, page: ReadyPage) -> tuple[ReadyPage, Decoded]:
-        heat = [page.rung.temperature]
+        heat = [page.strategy.temperature]
         return page, decode(self._model, [page.prompt], self._max_tokens, [page.layer], heat, guess=self._guess)[0]
 
 
@@ -161,8 +161,9 @@ def alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | P
     except torch.OutOfMemoryError as error:
         raise no_memory(error) from error
     except Exception as error:
-        kind = error.kind if isinstance(error, DocumentError) else type(error).__name__
-        return PageResult("failed", error_type=kind, error_message=str(error) or kind)
+        if isinstance(error, DocumentError):
+            return PageResult("failed", reason=error.reason, message=str(error))
+        return PageResult("failed", reason=Reason.UNEXPECTED, message=unexpected(error))
 
 
 def together(

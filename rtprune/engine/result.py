@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from rtprune.errors import Reason
+
 if TYPE_CHECKING:  # what stands behind these takes seconds to import
     from rtprune.engine.fidelity import Audit
     from rtprune.models.protocol import Region
@@ -12,7 +14,7 @@ if TYPE_CHECKING:  # what stands behind these takes seconds to import
 
 PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 FinishReason = Literal["eos", "length", "loop"]
-RungName = Literal["asked", "unpruned", "tiled", "sampled"]
+StrategyName = Literal["default", "unpruned", "tiled", "sampled"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class PageResult:
         drafted_tokens: how many were guessed at, from the page's text layer or from what was read before.
         accepted_tokens: how many of those guesses were right.
         mode: view size that gave the answer.
-        rung: which way of reading gave it: "asked" (as the settings say), or, where that looped or failed, "unpruned",
-            "tiled" or "sampled".
+        strategy: which way of reading gave it: "default" (as the settings say), or, where that looped or failed,
+            "unpruned", "tiled" or "sampled".
         audit: this answer against the unpruned one, of a page that was read both ways.
-        error_type: short stable name of why the page failed.
-        error_message: the same in words.
+        reason: why the page failed.
+        message: the same in words.
     """
 
     status: PageStatus
@@ -68,7 +70,7 @@ class PageResult:
     accepted_tokens: int = 0
     timings: Timings = field(default_factory=Timings)
     mode: str | None = None
-    rung: RungName = "asked"
+    strategy: StrategyName = "default"
     audit: Audit | None = None
-    error_type: str | None = None
-    error_message: str | None = None
+    reason: Reason | None = None
+    message: str | None = None

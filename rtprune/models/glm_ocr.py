@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import GlmOcrConfig, GlmOcrForConditionalGeneration
 
-from rtprune.errors import DocumentError, ModelError
+from rtprune.errors import DocumentError, ModelError, Reason
 from rtprune.models import native
 from rtprune.models.family import Family, TransformersOcr
 from rtprune.models.protocol import Answer, Views, VisualPositions
@@ -149,7 +149,7 @@ def view_tokens(width: int, height: int) -> tuple[int, int]:
     wide, high = int(width * enlarge), int(height * enlarge)
     if max(wide, high) / min(wide, high) > MOST_ASPECT:
         raise DocumentError(
-            "too-thin", f"a picture of {width} x {height} pixels has a side more than {MOST_ASPECT} times the other"
+            Reason.TOO_THIN, f"a picture of {width} x {height} pixels has one side over {MOST_ASPECT} times the other"
         )
     columns, rows = round(wide / unit), round(high / unit)
     pixels = columns * rows * unit**2

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import LightOnOcrConfig, LightOnOcrForConditionalGeneration
 
-from rtprune.errors import DocumentError, ModelError
+from rtprune.errors import DocumentError, ModelError, Reason
 from rtprune.models import native
 from rtprune.models.family import Family, TransformersOcr
 from rtprune.models.protocol import Answer, Views
@@ -120,6 +120,6 @@ def view_tokens(width: int, height: int) -> tuple[int, int]:
     fitted_width, fitted_height = math.floor(width / shrink), math.floor(height / shrink)
     if fitted_width < 1 or fitted_height < 1:
         raise DocumentError(
-            "too-thin", f"a picture of {width} x {height} pixels vanishes when its longer side is {LONGEST_SIDE}"
+            Reason.TOO_THIN, f"a picture of {width} x {height} pixels vanishes when its longer side is {LONGEST_SIDE}"
         )
     return math.ceil(fitted_width / native.PIXELS_PER_TOKEN), math.ceil(fitted_height / native.PIXELS_PER_TOKEN)

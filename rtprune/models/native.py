@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from rtprune.errors import DocumentError
+from rtprune.errors import DocumentError, Reason
 from rtprune.models.preparation import normalise
 from rtprune.models.protocol import Views
 from rtprune.pruning import TokenLayout
@@ -30,7 +30,7 @@ def prepare(picture: Image.Image, tokens: Callable[[int, int], tuple[int, int]])
         DocumentError: the picture has no pixels, or ``tokens`` refuses it.
     """
     if picture.width < 1 or picture.height < 1:
-        raise DocumentError("empty-picture", f"the picture has no pixels: {picture.width} x {picture.height}")
+        raise DocumentError(Reason.EMPTY_PICTURE, f"the picture has no pixels: {picture.width} x {picture.height}")
     upright = ImageOps.exif_transpose(picture).convert("RGB")
     columns, rows = tokens(*upright.size)
     size = columns * PIXELS_PER_TOKEN, rows * PIXELS_PER_TOKEN

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from rtprune.errors import DocumentError
+from rtprune.errors import DocumentError, Reason
 from rtprune.models.protocol import Views
 from rtprune.pruning import TokenLayout
 
@@ -60,7 +60,7 @@ def prepare(
         DocumentError: the picture has no pixels, or is so thin that nothing of it is left in the view.
     """
     if picture.width < 1 or picture.height < 1:
-        raise DocumentError("empty-picture", f"the picture has no pixels: {picture.width} x {picture.height}")
+        raise DocumentError(Reason.EMPTY_PICTURE, f"the picture has no pixels: {picture.width} x {picture.height}")
     upright = ImageOps.exif_transpose(picture).convert("RGB")
     size = modes[mode]
     view, content_box = _global_view(upright, size)
@@ -122,7 +122,7 @@ def _global_view(picture: Image.Image, mode: Mode) -> tuple[Image.Image, tuple[i
     left, top, width, height = content_box(*picture.size, side)
     if width < 1 or height < 1:
         raise DocumentError(
-            "too-thin",
+            Reason.TOO_THIN,
             f"a picture of {picture.width} x {picture.height} pixels vanishes in a view of {side} x {side}",
             "modes tiny and small stretch it to a square",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from rtprune.report.wording import count, duration, one_line, share_saved
 
 if TYPE_CHECKING:
-    from rtprune.cluster.job import Progress
+    from rtprune.corpus.values import Progress
 
 PLAIN_EVERY_S = 10.0
 BAR_CELLS = 24

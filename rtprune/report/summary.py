@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rtprune.report.wording import count, duration, share_saved
 
 if TYPE_CHECKING:
-    from rtprune.cluster.job import RunSummary
+    from rtprune.corpus.values import RunSummary
     from rtprune.dataset import Statistics
     from rtprune.engine import PageResult
 

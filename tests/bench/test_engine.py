@@ -140,9 +140,7 @@ def test_the_command_takes_a_random_model_of_any_size(
 
 def test_a_page_that_is_not_read_ends_the_measurement(model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Engine.read
-    monkeypatch.setattr(
-        Engine, "read", lambda *given: [replace(read(*given)[0], status="failed", error_message="gone")]
-    )
+    monkeypatch.setattr(Engine, "read", lambda *given: [replace(read(*given)[0], status="failed", message="gone")])
     with pytest.raises(RTPruneError, match=r"engine: drawn page 1 was not read: gone"):
         bench_engine(model, pages=1, repeats=1, slots=1, mode="tiny", output_tokens=3, bandwidth_gb_s=1.0)
 

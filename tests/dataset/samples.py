@@ -16,7 +16,7 @@ from rtprune.dataset import (
     PageRow,
     PlanLog,
     RegionRow,
-    WorkUnit,
+    Unit,
     committed_files,
     read_documents,
     read_pages,
@@ -33,7 +33,7 @@ def document(name: str, pages: int = 1, *, version: str = "1", content: str | No
     return DocumentRow(f"s3://in/{name}.pdf", version, 100 * pages, "ok", doc_id, "pdf", pages)
 
 
-def rows_of(unit: WorkUnit, say: str = "text", status: str = "ok") -> list[PageRow]:
+def rows_of(unit: Unit, say: str = "text", status: str = "ok") -> list[PageRow]:
     """Rows that cover the unit; ``say`` makes their content, and so their file, differ."""
     return [
         PageRow(

@@ -24,7 +24,7 @@ from rtprune.dataset import (
     Output,
     PlanLog,
     RunRow,
-    WorkUnit,
+    Unit,
     bury_dead_runs,
     commit_unit,
     committed_files,
@@ -43,7 +43,7 @@ CORPUS = [document("a", 5), document("b", 3), document("c", 9)]
 
 
 @pytest.fixture
-def units(output: Output) -> tuple[WorkUnit, ...]:
+def units(output: Output) -> tuple[Unit, ...]:
     return PlanLog(output).append(CORPUS, unit_pages=4, run_id="r1")
 
 
@@ -51,7 +51,7 @@ def data_files(output: Output) -> list[str]:
     return find(join(output.uri, "pages"), ".parquet")
 
 
-def test_committed_rows_are_read_and_uncommitted_ones_are_not(output: Output, units: tuple[WorkUnit, ...]) -> None:
+def test_committed_rows_are_read_and_uncommitted_ones_are_not(output: Output, units: tuple[Unit, ...]) -> None:
     commit_unit(output, units[0], rows_of(units[0]), "r1")
     assert committed_units(output) == {units[0].unit_id}
     assert read_pages(output).num_rows == units[0].page_count
@@ -61,7 +61,7 @@ def test_committed_rows_are_read_and_uncommitted_ones_are_not(output: Output, un
     check_exactly_once(output, CORPUS)
 
 
-def test_first_marker_wins_and_only_its_file_is_left(output: Output, units: tuple[WorkUnit, ...]) -> None:
+def test_first_marker_wins_and_only_its_file_is_left(output: Output, units: tuple[Unit, ...]) -> None:
     racers = 8
     start = Barrier(racers)
 
@@ -77,14 +77,14 @@ def test_first_marker_wins_and_only_its_file_is_left(output: Output, units: tupl
     assert len(set(read_pages(output).column("text").to_pylist())) == units[0].page_count
 
 
-def test_the_same_rows_committed_twice_by_one_run_stay(output: Output, units: tuple[WorkUnit, ...]) -> None:
+def test_the_same_rows_committed_twice_by_one_run_stay(output: Output, units: tuple[Unit, ...]) -> None:
     first = commit_unit(output, units[0], rows_of(units[0]), "r1")
     assert commit_unit(output, units[0], rows_of(units[0]), "r1") == first
     assert data_files(output) == [join(output.uri, first.file)]
 
 
 def test_a_kill_between_data_file_and_marker_is_done_again_and_its_file_removed(
-    output: Output, units: tuple[WorkUnit, ...], monkeypatch: pytest.MonkeyPatch
+    output: Output, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(uri: str, data: bytes) -> bool:
         raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def test_a_kill_between_data_file_and_marker_is_done_again_and_its_file_removed(
 
 
 def test_publish_beside_a_worker_leaves_its_file_that_has_no_marker_yet(
-    output: Output, units: tuple[WorkUnit, ...], monkeypatch: pytest.MonkeyPatch
+    output: Output, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def publish_first(uri: str, data: bytes) -> bool:
         publish(output, "other")
@@ -120,7 +120,7 @@ def test_publish_beside_a_worker_leaves_its_file_that_has_no_marker_yet(
 
 
 def test_a_marker_whose_answer_was_lost_is_still_ours(
-    output: Output, units: tuple[WorkUnit, ...], monkeypatch: pytest.MonkeyPatch
+    output: Output, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store made the marker, the answer got lost, and the client's own second attempt is told that it exists."""
 
@@ -135,7 +135,7 @@ def test_a_marker_whose_answer_was_lost_is_still_ours(
 
 
 def test_a_store_that_fails_at_the_marker_can_be_asked_again(
-    output: Output, units: tuple[WorkUnit, ...], monkeypatch: pytest.MonkeyPatch
+    output: Output, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(uri: str, data: bytes) -> bool:
         raise StoreError("the store did not answer")
@@ -149,7 +149,7 @@ def test_a_store_that_fails_at_the_marker_can_be_asked_again(
 
 
 @pytest.mark.parametrize("fault", ["missing", "repeated", "foreign", "none"])
-def test_rows_that_are_not_the_units_pages_are_refused(output: Output, units: tuple[WorkUnit, ...], fault: str) -> None:
+def test_rows_that_are_not_the_units_pages_are_refused(output: Output, units: tuple[Unit, ...], fault: str) -> None:
     rows = rows_of(units[0])
     wrong = {
         "missing": rows[1:],
@@ -163,7 +163,7 @@ def test_rows_that_are_not_the_units_pages_are_refused(output: Output, units: tu
     assert committed_units(output) == set()
 
 
-def test_a_manifest_lists_what_became_visible_with_its_run(output: Output, units: tuple[WorkUnit, ...]) -> None:
+def test_a_manifest_lists_what_became_visible_with_its_run(output: Output, units: tuple[Unit, ...]) -> None:
     def listed(run_id: str) -> list[str]:
         return [entry["unit_id"] for entry in json.loads(get(output.manifest_uri(run_id)))["files"]]
 
@@ -212,7 +212,7 @@ def test_a_finished_corpus_run_again_does_no_work_and_writes_nothing(output_uri:
     assert snapshot(Output.existing(output_uri)) == before
 
 
-def test_a_marker_that_leads_outside_is_refused(output: Output, units: tuple[WorkUnit, ...]) -> None:
+def test_a_marker_that_leads_outside_is_refused(output: Output, units: tuple[Unit, ...]) -> None:
     commit_unit(output, units[0], rows_of(units[0]), "r1")
     marker = output.marker_uri(units[0].unit_id)
     put(marker, json.dumps(json.loads(get(marker)) | {"file": "pages/../../secret.parquet"}).encode())
@@ -221,7 +221,7 @@ def test_a_marker_that_leads_outside_is_refused(output: Output, units: tuple[Wor
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff"])
-def test_a_damaged_marker_is_named(output: Output, units: tuple[WorkUnit, ...], content: bytes) -> None:
+def test_a_damaged_marker_is_named(output: Output, units: tuple[Unit, ...], content: bytes) -> None:
     put(output.marker_uri(units[0].unit_id), content)
     with pytest.raises(RTPruneError, match=units[0].unit_id):
         committed_files(output)

@@ -25,7 +25,7 @@ import pytest
 from rtprune.dataset import (
     Output,
     PlanLog,
-    WorkUnit,
+    Unit,
     commit,
     commit_unit,
     committed_files,
@@ -58,7 +58,7 @@ def fill(output: Output, documents: Iterable[Any] = CORPUS, unit_pages: int = 3)
     publish(output, "r2")
 
 
-def commit_fat(output: Output, unit: WorkUnit, run_id: str) -> None:
+def commit_fat(output: Output, unit: Unit, run_id: str) -> None:
     letters = random.Random(unit.unit_id)
     rows = [replace(row, text="".join(letters.choices("abcdefghijklmnop", k=20_000))) for row in rows_of(unit)]
     commit_unit(output, unit, rows, run_id)

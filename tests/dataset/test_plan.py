@@ -19,7 +19,7 @@ from rtprune.errors import RTPruneError, UsageError
 from rtprune.store import delete, find, get, join, put
 from tests.dataset.samples import document
 
-FAILED = DocumentRow("s3://in/broken.pdf", "1", 3, "failed", error_type="not-a-document", error_message="no PDF")
+FAILED = DocumentRow("s3://in/broken.pdf", "1", 3, "failed", reason="not-a-document", message="no PDF")
 
 page_counts = st.lists(st.integers(1, 40), max_size=12)
 
@@ -106,7 +106,7 @@ def test_both_documents_of_the_same_bytes_have_their_row(output: Output) -> None
     }
     assert rows["s3://in/a.pdf"]["doc_id"] == rows["s3://in/b.pdf"]["doc_id"]
     assert rows["s3://in/broken.pdf"]["doc_id"] is None
-    assert rows["s3://in/broken.pdf"]["error_type"] == "not-a-document"
+    assert rows["s3://in/broken.pdf"]["reason"] == "not-a-document"
 
 
 def test_objects_met_later_become_a_new_plan_and_old_units_stay(output: Output) -> None:
@@ -137,7 +137,7 @@ def test_a_new_version_of_an_object_is_read_unless_its_bytes_are_known(output: O
 
 
 def test_bytes_that_could_not_be_opened_once_are_read_when_they_can_be(output: Output) -> None:
-    locked = replace(document("a", 2), status="failed", pages=None, error_type="encrypted")
+    locked = replace(document("a", 2), status="failed", pages=None, reason="encrypted")
     assert PlanLog(output).append([locked], unit_pages=8, run_id="r1") == ()
     (unit,) = PlanLog(output).append([document("a", 2, version="2")], unit_pages=8, run_id="r2")
     assert unit.page_count == 2
@@ -146,7 +146,7 @@ def test_bytes_that_could_not_be_opened_once_are_read_when_they_can_be(output: O
 
 def test_a_document_that_opens_at_the_second_try_supersedes_its_failed_row(output: Output) -> None:
     opened = document("a", 2)
-    locked = replace(opened, status="failed", pages=None, error_type="encrypted")
+    locked = replace(opened, status="failed", pages=None, reason="encrypted")
     PlanLog(output).append([document("b"), FAILED, locked], unit_pages=8, run_id="r1")
     log = PlanLog(output)
     assert log.failure(locked.uri, locked.version) == "encrypted"
@@ -167,11 +167,11 @@ def test_a_document_that_opens_at_the_second_try_supersedes_its_failed_row(outpu
 
 
 def test_a_truer_reason_supersedes_the_one_before(output: Output) -> None:
-    away = replace(FAILED, error_type="unreachable")
+    away = replace(FAILED, reason="unreachable")
     PlanLog(output).append([away], unit_pages=8, run_id="r1")
     PlanLog(output).append([FAILED], unit_pages=8, run_id="r2")
     assert PlanLog(output).failure(FAILED.uri, FAILED.version) == "not-a-document"
-    assert read_documents(output).column("error_type").to_pylist() == ["not-a-document"]
+    assert read_documents(output).column("reason").to_pylist() == ["not-a-document"]
 
 
 def test_a_file_name_that_is_not_utf8_is_planned_once(output: Output) -> None:

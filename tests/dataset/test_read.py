@@ -97,15 +97,15 @@ def test_a_file_that_is_cut_short_or_gone_is_named(output: Output) -> None:
 
 
 def test_statistics_are_those_counted_by_hand(output: Output) -> None:
-    locked = [DocumentRow(f"s3://in/{name}.pdf", "1", 3, "failed", error_type="encrypted") for name in "xy"]
-    strange = DocumentRow("s3://in/z.txt", "1", 3, "failed", error_type="not-a-document")
+    locked = [DocumentRow(f"s3://in/{name}.pdf", "1", 3, "failed", reason="encrypted") for name in "xy"]
+    strange = DocumentRow("s3://in/z.txt", "1", 3, "failed", reason="not-a-document")
     documents = [document("a", 3), document("b", 2), document("c", 3, content="a"), *locked, strange]
     first, second = PlanLog(output).append(documents, unit_pages=3, run_id="r1")
     read, blank, torn = rows_of(first)
     rows = [
         replace(read, output_tokens=10, prompt_tokens=62, render_ms=1.0, encode_ms=2.0, prune_ms=0.5, decode_ms=8.0),
         replace(blank, status="empty", visual_tokens_after=13, output_tokens=1, prompt_tokens=15, render_ms=3.5),
-        PageRow(torn.doc_id, torn.uri, torn.page, "failed", "mini", error_type="damaged"),
+        PageRow(torn.doc_id, torn.uri, torn.page, "failed", "mini", reason="damaged"),
     ]
     commit_unit(output, first, rows, "r1")
     told = statistics(output)

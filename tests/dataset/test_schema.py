@@ -44,7 +44,7 @@ FULL = PageRow(
     decode_steps=4,
     audit_distance=0.25,
     audit_output_tokens=16,
-    rung="asked",
+    strategy="default",
     drafted_tokens=10,
     accepted_tokens=8,
     render_ms=1.25,
@@ -53,10 +53,10 @@ FULL = PageRow(
     prefill_ms=3.3,
     decode_ms=4.4,
     attempts=2,
-    error_type=None,
-    error_message=None,
+    reason=None,
+    message=None,
 )
-FAILED = PageRow("e" * 64, "s3://in/b.pdf", 1, "failed", "mini", error_type="damaged", error_message="no such object")
+FAILED = PageRow("e" * 64, "s3://in/b.pdf", 1, "failed", "mini", reason="damaged", message="no such object")
 
 
 def written(*rows: PageRow) -> pq.ParquetFile:
@@ -65,15 +65,14 @@ def written(*rows: PageRow) -> pq.ParquetFile:
 
 def test_columns_are_those_that_readers_were_promised() -> None:
     assert " ".join(PAGES.names) == (
-        "doc_id uri page status text regions finish_reason model mode rung visual_tokens_before visual_tokens_after "
-        "keep_ratio similarity density prompt_tokens output_tokens decode_steps drafted_tokens accepted_tokens "
-        "audit_distance audit_output_tokens scale "
-        "render_ms encode_ms prune_ms prefill_ms decode_ms attempts error_type error_message "
+        "doc_id uri page status text regions finish_reason model mode strategy visual_tokens_before "
+        "visual_tokens_after keep_ratio similarity density prompt_tokens output_tokens decode_steps drafted_tokens "
+        "accepted_tokens audit_distance audit_output_tokens scale "
+        "render_ms encode_ms prune_ms prefill_ms decode_ms attempts reason message "
         "run_id config_hash schema_version"
     )
     assert " ".join(DOCUMENTS.names) == (
-        "uri doc_id version size kind pages status error_type error_message discovered_at "
-        "run_id config_hash schema_version"
+        "uri doc_id version size kind pages status reason message discovered_at run_id config_hash schema_version"
     )
     assert {"run_id", "started_at", "ended_at", "status", "source", "settings"} <= set(RUNS.names)
 
@@ -100,7 +99,7 @@ def test_text_that_is_no_unicode_does_not_lose_its_page() -> None:
 
 
 def test_a_document_that_could_not_be_read_comes_back_with_its_nulls() -> None:
-    row = DocumentRow("s3://in/x", "v", 12, "failed", error_type="unreadable", error_message="gone")
+    row = DocumentRow("s3://in/x", "v", 12, "failed", reason="unreadable", message="gone")
     at = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
     data = parquet_bytes(document_table([row], run_id="r1", config_hash="c", discovered_at=at))
     (read,) = pq.read_table(io.BytesIO(data)).to_pylist()

@@ -37,7 +37,7 @@ from rtprune.store import delete, find, get, join, put
 from tests.dataset.samples import CONFIG, document, rows_of
 
 CORPUS = [document("a", 5), document("b", 3), document("c", 9)]
-LOST = DocumentRow("s3://in/lost.pdf", "1", 3, "failed", error_type="unreachable")
+LOST = DocumentRow("s3://in/lost.pdf", "1", 3, "failed", reason="unreachable")
 
 
 @pytest.fixture

@@ -98,8 +98,8 @@ def test_a_bad_picture_fails_alone_and_results_keep_their_order(model: DeepSeekO
     first, failed, last = reader.read([good[0], Image.new("RGB", (0, 7)), good[1]])
     assert without_times([first, last]) == wanted
     assert failed.status == "failed"
-    assert failed.error_type == "empty-picture"
-    assert "0 x 7" in (failed.error_message or "")
+    assert failed.reason == "empty-picture"
+    assert "0 x 7" in (failed.message or "")
     assert (failed.text, failed.finish_reason, failed.facts) == ("", None, None)
 
 
@@ -120,7 +120,7 @@ def test_features_that_are_not_finite_fail_their_page_alone(
     first, failed, last = reader.read(pages)
     assert without_times([first, last]) == [wanted[0], wanted[2]]
     assert failed.status == "failed"
-    assert "features must be finite" in (failed.error_message or "")
+    assert "features must be finite" in (failed.message or "")
 
 
 def test_a_gpu_too_small_for_one_page_is_no_pages_fault(
@@ -157,7 +157,7 @@ def test_a_page_that_breaks_a_batch_is_found_and_the_others_are_read(
     monkeypatch.setattr(model, step, breaking)
     first, failed, last = reader.read([good[0], poison, good[1]])
     assert without_times([first, last]) == wanted
-    assert (failed.status, failed.error_type, failed.error_message) == ("failed", "RuntimeError", "out of something")
+    assert (failed.status, failed.reason, failed.message) == ("failed", "RuntimeError", "out of something")
 
 
 def test_a_lost_device_is_not_blamed_on_the_page(
@@ -181,7 +181,7 @@ def test_a_picture_without_visual_tokens_is_a_failed_page(
         lambda picture, mode: replace(prepare(picture, mode), layout=TokenLayout(torch.tensor([1, 2]), grid=(8, 8))),
     )
     (result,) = engine(model).read([draw(1)])
-    assert (result.status, result.error_type) == ("failed", "no-visual-tokens")
+    assert (result.status, result.reason) == ("failed", "no-visual-tokens")
 
 
 def answering(model: DeepSeekOcr, text: str, end: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,5 +270,5 @@ def test_every_method_reads_pages_and_keeps_the_number_asked_for(model: DeepSeek
     pruning = PruneConfig(ratio=0.25, method=method)
     comparing = Engine(model, ReadSettings(mode="tiny", task="text", max_output_tokens=8), pruning)
     results = comparing.read([draw(1), draw(2, (800, 300))])
-    assert [result.error_message for result in results] == [None, None]
+    assert [result.message for result in results] == [None, None]
     assert [result.facts.free_after for result in results if result.facts] == [48, 48]

@@ -22,15 +22,15 @@ SIZE = (900, 500)  # cut into two tiles
 
 def test_rungs_that_change_nothing_are_left_out(model: DeepSeekOcr) -> None:
     def names(mode: str, ratio: Any) -> list[str]:
-        return [rung.name for rung in ladder(model, mode, PruneConfig(ratio=ratio))]
+        return [strategy.name for strategy in ladder(model, mode, PruneConfig(ratio=ratio))]
 
-    assert names("tiny", "dynamic") == ["asked", "unpruned", "tiled", "sampled"]
-    assert names("tiny", 0.0) == ["asked", "tiled", "sampled"]
-    assert names("gundam", 0.25) == ["asked", "unpruned", "sampled"]
-    rungs = ladder(model, "tiny", PruneConfig())
-    assert [rung.mode for rung in rungs] == ["tiny", "tiny", "gundam", "tiny"]
-    assert [rung.pruning.ratio for rung in rungs] == ["dynamic", 0.0, 0.0, 0.0]
-    assert [rung.temperature > 0 for rung in rungs] == [False, False, False, True]
+    assert names("tiny", "dynamic") == ["default", "unpruned", "tiled", "sampled"]
+    assert names("tiny", 0.0) == ["default", "tiled", "sampled"]
+    assert names("gundam", 0.25) == ["default", "unpruned", "sampled"]
+    strategies = ladder(model, "tiny", PruneConfig())
+    assert [strategy.mode for strategy in strategies] == ["tiny", "tiny", "gundam", "tiny"]
+    assert [strategy.pruning.ratio for strategy in strategies] == ["dynamic", 0.0, 0.0, 0.0]
+    assert [strategy.temperature > 0 for strategy in strategies] == [False, False, False, True]
 
 
 def read(
@@ -60,22 +60,22 @@ def read(
 
 
 @pytest.mark.parametrize(
-    ("good", "rung", "mode"), [(0, "asked", "tiny"), (1, "unpruned", "tiny"), (2, "tiled", "gundam")]
+    ("good", "strategy", "mode"), [(0, "default", "tiny"), (1, "unpruned", "tiny"), (2, "tiled", "gundam")]
 )
 def test_the_first_rung_that_does_not_loop_gives_the_answer(
-    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch, good: int, rung: str, mode: str
+    model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch, good: int, strategy: str, mode: str
 ) -> None:
     result, prompts = read(model, draw(3, SIZE), good, monkeypatch)
-    assert (result.status, result.text, result.rung, result.mode) == ("ok", "A", rung, mode)
+    assert (result.status, result.text, result.strategy, result.mode) == ("ok", "A", strategy, mode)
     assert len(prompts) == good + 1
     assert result.facts is not None
     assert (result.facts.tokens_after < result.facts.tokens_before) == (good == 0)
-    assert prompts == sorted(prompts), "each rung shows the model more"
+    assert prompts == sorted(prompts), "each strategy shows the model more"
 
 
 def test_the_last_rung_samples(model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     result, prompts = read(model, draw(3, SIZE), 3, monkeypatch)
-    assert (result.status, result.text, result.rung) == ("ok", "A", "sampled")
+    assert (result.status, result.text, result.strategy) == ("ok", "A", "sampled")
     assert prompts[3] == prompts[1], "unpruned, in the mode that was asked for"
 
 
@@ -83,7 +83,7 @@ def test_where_no_rung_helps_the_page_is_what_was_asked_for(
     model: DeepSeekOcr, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, prompts = read(model, draw(3, SIZE), 99, monkeypatch)
-    assert (result.status, result.rung, result.mode) == ("loop", "asked", "tiny")
+    assert (result.status, result.strategy, result.mode) == ("loop", "default", "tiny")
     assert len(prompts) == 4
     assert result.facts is not None
     assert result.facts.tokens_after < 73
@@ -121,9 +121,9 @@ def test_a_page_that_fails_is_read_on_the_next_rung(
 
     monkeypatch.setattr(model, "decoder", broken)
     (found,) = Engine(model, reading).read([picture])
-    assert (found.status, found.text, found.rung) == (whole.status, whole.text, "unpruned")
+    assert (found.status, found.text, found.strategy) == (whole.status, whole.text, "unpruned")
     (found,) = Engine(model, reading.model_copy(update={"reread": False})).read([picture])
-    assert (found.status, found.error_type, found.rung) == ("failed", "RuntimeError", "asked")
+    assert (found.status, found.reason, found.strategy) == ("failed", "RuntimeError", "default")
 
 
 def test_a_page_that_fails_on_every_rung_tells_of_the_first(
@@ -136,4 +136,4 @@ def test_a_page_that_fails_on_every_rung_tells_of_the_first(
 
     monkeypatch.setattr(model, "encode", broken)
     (found,) = Engine(model, ReadSettings(mode="tiny", task="text")).read([draw(3)])
-    assert (found.status, found.error_message) == ("failed", "failure 0")
+    assert (found.status, found.message) == ("failed", "failure 0")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # without Ray, which reads the environment as it is imported
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rtprune.cli", "rtprune.cluster.run", "rtprune.cluster.reading", "s3fs"])
+CONTEXT.set_forkserver_preload(["rtprune.cli", "rtprune.corpus.run", "rtprune.corpus.reading", "s3fs"])
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _run(
 
 def stop_before_reading() -> None:
     """In the driver: Ctrl-C once all is planned."""
-    from rtprune.cluster import run
+    from rtprune.corpus import run
 
     def stopped(*unused: object, **options: object) -> None:
         raise KeyboardInterrupt

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from rtprune.dataset import Output, verify_dataset
-from tests.corpus import assert_complete
 from tests.faults.conftest import Cluster
 from tests.faults.driver import Ended
+from tests.sources import assert_complete
 
 
 def assert_sound(output: str) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from typing import Literal
 
-from rtprune.cluster import reading, steps
-from rtprune.cluster.assignment import Assignment, Receipt
-from rtprune.cluster.reader import Reader
+from rtprune.corpus import reading, steps
+from rtprune.corpus.assignment import Assignment, Receipt
+from rtprune.corpus.worker import Worker
 from rtprune.dataset import output, plan
 
 Moment = Literal["before", "after"]
@@ -75,9 +75,9 @@ def clock_jumps() -> None:
         module.datetime = Jumping
 
 
-def reads_with(reader: type[Reader]) -> None:
+def reads_with(reader: type[Worker]) -> None:
     """The workers of this driver are of another class."""
-    reading.Reader = reader
+    reading.Worker = reader
 
 
 def dies_at_a_marker_of_its_own(moment: Moment, witness: str) -> None:
@@ -86,7 +86,7 @@ def dies_at_a_marker_of_its_own(moment: Moment, witness: str) -> None:
     dies_at("rtprune.dataset.commit.create_if_absent", "/markers/", moment, witness)
 
 
-class FailingAtUnits(Reader):
+class FailingAtUnits(Worker):
     """Cannot read the first document's units, but any of their pages alone."""
 
     def work(self, assignment: Assignment, attempt: int) -> Receipt:
@@ -95,7 +95,7 @@ class FailingAtUnits(Reader):
         return super().work(assignment, attempt)
 
 
-class DyingAtMarkers(Reader):
+class DyingAtMarkers(Worker):
     """The first process is killed before its first marker, the second after; witnesses lie beside OUTPUT."""
 
     def ready(self) -> None:
@@ -104,7 +104,7 @@ class DyingAtMarkers(Reader):
         dies_at("rtprune.dataset.commit.create_if_absent", "/markers/", moment, f"{self._output.uri}.{moment}")
 
 
-class WithoutRoomForMarkers(Reader):
+class WithoutRoomForMarkers(Worker):
     """Its disk is full once a data file is written."""
 
     def ready(self) -> None:

@@ -38,7 +38,7 @@ def fill(place: str, **pages: int) -> None:
 
 def change_before(step: str) -> None:
     """In the driver: before ``step`` of the run, what ``CHANGES`` says of objects: which file they become, or none."""
-    from rtprune.cluster import run as driver
+    from rtprune.corpus import run as driver
 
     inner: Callable[..., Any] = getattr(driver, step)
 
@@ -65,7 +65,7 @@ def change_before_reading() -> None:
 
 def stop_while_reading() -> None:
     """In the driver: Ctrl-C once the first units are read."""
-    from rtprune.cluster import run as driver
+    from rtprune.corpus import run as driver
 
     inner = driver.read
 
@@ -110,8 +110,8 @@ def rows(place: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Counter
         documents.setdefault(Path(row["uri"]).stem, []).append(row)
     pages: dict[str, Counter[tuple[str, str | None]]] = {}
     for row in read_pages(Output.existing(output)).to_pylist():
-        assert bool(row["error_message"]) == (row["status"] == "failed")
-        pages.setdefault(Path(row["uri"]).stem, Counter())[row["status"], row["error_type"]] += 1
+        assert bool(row["message"]) == (row["status"] == "failed")
+        pages.setdefault(Path(row["uri"]).stem, Counter())[row["status"], row["reason"]] += 1
     return documents, pages
 
 
@@ -155,7 +155,7 @@ def test_what_changes_between_plan_and_reading_is_failed_by_this_run_and_read_by
     }
     assert len({row["version"] for row in documents["longer"]}) == 2
     assert documents["same"][1]["doc_id"] == documents["stays"][0]["doc_id"]
-    assert documents["spoilt"][1]["error_type"] == "not-a-document"
+    assert documents["spoilt"][1]["reason"] == "not-a-document"
     assert pages == was | {"longer": {("failed", "changed"): 2, ("skipped", None): 3}}, "as said, and the new version"
     assert_next_run_rests(cluster, place)
 
@@ -170,7 +170,7 @@ def test_what_changes_between_listing_and_planning_is_read_as_it_is_and_not_twic
     assert ended.code == 0, ended.complained
     documents, pages = rows(place)
     assert statuses(documents) == {"stays": ["ok"], "longer": ["ok"], "gone": ["failed"]}
-    assert documents["gone"][0]["error_type"] == "unreadable"
+    assert documents["gone"][0]["reason"] == "unreadable"
     read = {"stays": {("skipped", None): 1}, "longer": {("skipped", None): 3}}
     assert pages == read
 

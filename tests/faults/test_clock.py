@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rtprune.store import find
-from tests.corpus import write_corpus
 from tests.faults.conftest import Cluster
 from tests.faults.proof import assert_rests, assert_whole
 from tests.faults.sabotage import clock_jumps
+from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 

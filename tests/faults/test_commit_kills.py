@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpus import write_corpus
 from tests.faults.conftest import Cluster
 from tests.faults.proof import assert_rests, assert_sound, assert_whole
 from tests.faults.sabotage import (
@@ -19,6 +18,7 @@ from tests.faults.sabotage import (
     dies_at_a_marker_of_its_own,
     reads_with,
 )
+from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rtprune.store import join, put
-from tests.corpus import write_corpus
 from tests.faults.conftest import Cluster
 from tests.faults.proof import assert_rests, assert_sound, assert_told, assert_whole, markers_in
 from tests.faults.sabotage import WithoutRoomForMarkers, no_room_for, reads_with
+from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 

@@ -16,11 +16,11 @@ import pytest
 
 from rtprune.dataset import Output, read_documents, read_pages
 from rtprune.store import join
-from tests.corpus import write_pdf
 from tests.faults.conftest import Cluster
 from tests.faults.corruption import HARMLESS, PAGES, damaged_documents, misnamed_documents, pdf
 from tests.faults.driver import Ended, stop_before_reading
 from tests.faults.proof import assert_whole, state
+from tests.sources import write_pdf
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def assert_accounted(output: object, uris: Iterable[str]) -> dict[str, dict[str,
     assert Counter(row["uri"] for row in documents) == Counter(uris)
     assert all(row["status"] in ("ok", "failed") for row in documents)
     for row in [*documents, *read_pages(found).to_pylist()]:
-        reasons = (row["error_type"], row["error_message"])
+        reasons = (row["reason"], row["message"])
         assert all(reasons) if row["status"] == "failed" else reasons == (None, None), row
         assert "Traceback" not in str(reasons)
     return {row["uri"]: row for row in documents}
@@ -79,7 +79,7 @@ def test_every_troublesome_shared_file_has_its_rows(cluster: Cluster, shared_dat
     source.write_text("".join(f"{folder}\n" for folder in folders))
     look_over(cluster, source, tmp_path / "out")
     documents = assert_accounted(tmp_path / "out", [str(path) for folder in folders for path in folder.iterdir()])
-    refused = {Path(uri).name: row["error_type"] for uri, row in documents.items() if row["status"] == "failed"}
+    refused = {Path(uri).name: row["reason"] for uri, row in documents.items() if row["status"] == "failed"}
     assert refused == {"invalid.pdf": "not-a-document", "locked_password_1234.pdf": "encrypted"}
     assert_nothing_left(cluster, source, tmp_path / "out")
 
@@ -97,7 +97,7 @@ def test_damaged_and_misnamed_documents_have_their_rows_and_lose_no_page_in_vain
     }
     for name in (name for name, damage, _ in damaged if damage in HARMLESS):
         assert (documents[name]["status"], documents[name]["pages"]) == ("ok", PAGES), name
-    assert {name: documents[name]["pages"] or documents[name]["error_type"] for name in misnamed_documents()} == {
+    assert {name: documents[name]["pages"] or documents[name]["reason"] for name in misnamed_documents()} == {
         "a-picture.pdf": 1,
         "a-tiff.jpeg": 2,
         "a-document.png": 1,
@@ -107,7 +107,7 @@ def test_damaged_and_misnamed_documents_have_their_rows_and_lose_no_page_in_vain
         "empty.png": "not-a-document",
         "empty": "not-a-document",
     }
-    failures = Counter(row["error_type"] for row in read_pages(Output.existing(str(output))).to_pylist())
+    failures = Counter(row["reason"] for row in read_pages(Output.existing(str(output))).to_pylist())
     assert set(failures) == {None, "damaged"}, "pages that drew, and pages that did not"
     assert_nothing_left(cluster, source, output)
 
@@ -142,7 +142,7 @@ def test_hostile_local_names_are_names_and_nothing_else(cluster: Cluster, tmp_pa
     assert {path: at for path, at in state(tmp_path).items() if not path.startswith(f"{output}/")} == before
     escaped = f"{source}/scan-\\udcff\\udcfe.pdf"
     documents = assert_accounted(output, [*(f"{source}/{name}" for name in HOSTILE), escaped])
-    failed = {uri: row["error_type"] for uri, row in documents.items() if row["status"] == "failed"}
+    failed = {uri: row["reason"] for uri, row in documents.items() if row["status"] == "failed"}
     assert failed == {escaped: "unreadable"}
 
 
@@ -187,7 +187,7 @@ def test_hostile_keys_are_keys_and_nothing_else(cluster: Cluster, bucket: str) -
     new = {f"s3://{name}/{key}" for name, key in after.keys() - before.keys()}
     assert all(uri.startswith(f"{bucket}/in/out/down/") for uri in new)
     documents = assert_accounted(join(bucket, "in/out/down"), [f"{bucket}/{key}" for key in keys])
-    failed = {uri: row["error_type"] for uri, row in documents.items() if row["status"] == "failed"}
+    failed = {uri: row["reason"] for uri, row in documents.items() if row["status"] == "failed"}
     assert failed == {f"{bucket}/{key}": "unreadable" for key in MISTAKEN_KEYS}
 
 

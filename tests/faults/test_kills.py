@@ -13,11 +13,11 @@ from typing import Literal
 
 import pytest
 
-from tests.corpus import write_corpus
 from tests.faults.conftest import Cluster
 from tests.faults.driver import Driver
 from tests.faults.proof import assert_rests, assert_sound, assert_whole, files_in, markers_in
 from tests.processes import descendants
+from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ class Trials:
 
     def _running(self) -> Driver:
         if self._driver is None:
-            self._gone.update(self._cluster.processes("ray::Reader"))
+            self._gone.update(self._cluster.processes("ray::Worker"))
             self._driver = self._cluster.start(*self._command)
         return self._driver
 
@@ -82,7 +82,7 @@ class Trials:
 
     def _worker(self) -> int | None:
         """One that has begun to work: its pages are being rendered."""
-        workers = set(self._cluster.processes("ray::Reader")) - self._gone
+        workers = set(self._cluster.processes("ray::Worker")) - self._gone
         return next((pid for pid in workers if descendants(pid)), None)
 
     def _renderer(self) -> int | None:

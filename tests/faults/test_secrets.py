@@ -20,11 +20,11 @@ from rtprune.dataset import Output, read_documents
 from rtprune.documents import list_objects, read_object
 from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import create_if_absent, delete_many, find, get, get_many, join, put
-from tests.corpus import write_corpus, write_pdf
 from tests.faults.conftest import BINARIES, CREDENTIALS, Cluster, free_port
 from tests.faults.driver import stop_before_reading
 from tests.faults.proof import assert_whole
 from tests.faults.proxy import FaultyStore
+from tests.sources import write_corpus, write_pdf
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def assert_kept_secret(cluster: Cluster, output: str) -> None:
     for name, data in [*written, *logged]:
         assert_no_secret(name, data)
     assert any(b"document-00.pdf" in data for _, data in written)
-    assert any("worker-" in name and b"Reader" in data for name, data in logged)
+    assert any("worker-" in name and b"Worker" in data for name, data in logged)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_wrong_password_is_not_told(cluster: Cluster, source: Path, tmp_path: 
     ended = cluster.run(str(source), output, "--password", WRONG)
     assert ended.code == 0, ended.complained
     (row,) = (row for row in read_documents(Output.existing(output)).to_pylist() if row["status"] == "failed")
-    assert row["error_type"] == "encrypted"
+    assert row["reason"] == "encrypted"
     stopped = cluster.run(str(source), output, before=stop_before_reading, RTPRUNE_PASSWORD=PASSWORD)
     assert stopped.code == 128 + 2, stopped.complained
     refused = cluster.run(str(source), output, RTPRUNE_PASSWORD=WRONG)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpus import write_corpus
 from tests.faults.conftest import Cluster
 from tests.faults.proof import assert_whole, markers_in
 from tests.processes import descendants, wait_until
+from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -22,11 +22,11 @@ DOCUMENTS, PAGES = 10, 5
 
 def test_a_silent_worker_is_replaced_in_time_and_nothing_of_it_remains(cluster: Cluster, tmp_path: Path) -> None:
     source, output = write_corpus(tmp_path / "source", DOCUMENTS, PAGES), tmp_path / "out"
-    others = set(cluster.processes("ray::Reader"))
+    others = set(cluster.processes("ray::Worker"))
     driver = cluster.start(str(source), str(output), "--workers", "1", "--unit-timeout-s", "4", "--max-attempts", "4")
     while driver.alive and markers_in(output) < 5:
         time.sleep(0.002)
-    (worker,) = set(cluster.processes("ray::Reader")) - others
+    (worker,) = set(cluster.processes("ray::Worker")) - others
     silent = [worker, *descendants(worker)]
     try:
         os.kill(worker, signal.SIGSTOP)

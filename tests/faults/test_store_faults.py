@@ -11,11 +11,11 @@ from s3fs import S3FileSystem
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import StoreError, UsageError
 from rtprune.store import create_if_absent, get, join, put
-from tests.corpus import write_corpus
 from tests.faults.conftest import Cluster
 from tests.faults.proof import assert_whole
 from tests.faults.proxy import FaultyStore, at_random, away, once_each
 from tests.processes import wait_until
+from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 

@@ -22,8 +22,8 @@ import yaml
 from flows.compact_dataset import compact_dataset
 from flows.ocr_corpus import ocr_corpus
 from rtprune.dataset import Output, committed_units, verify_dataset
-from tests.corpus import assert_complete, quick_settings, write_corpus
 from tests.processes import wait_until
+from tests.sources import assert_complete, quick_settings, write_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREFECT = [sys.executable, "-m", "prefect"]

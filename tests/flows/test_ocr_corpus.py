@@ -12,13 +12,13 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import ParameterTypeError
 
 from flows.ocr_corpus import ocr_corpus
-from rtprune.cluster import steps
-from rtprune.cluster.run import run_corpus
+from rtprune.corpus import steps
+from rtprune.corpus.run import run_corpus
 from rtprune.errors import ModelError, StoreError
 from rtprune.store import join
 from tasks.discover import discover
 from tasks.publish import SAVINGS
-from tests.corpus import assert_complete, quick_settings, write_corpus
+from tests.sources import assert_complete, quick_settings, write_corpus
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rtprune.cluster.metrics import SERIES, Series
-from tests.cluster.test_metrics import promised
+from rtprune.corpus.metrics import SERIES, Series
+from tests.corpus.test_metrics import promised
 from tests.infra.described import documents, services, words
 from tests.infra.test_compose import ray_nodes
 

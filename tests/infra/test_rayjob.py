@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rtprune.cluster.reader import Reader
+from rtprune.corpus.worker import Worker
 from tests.infra.described import documents, walk
 
 #: Of the types that KubeRay declares (ray.io/v1), what is used here.
@@ -92,7 +92,7 @@ def test_every_mount_has_its_volume_and_shared_memory_is_memory(pods: dict[str, 
 def test_pods_stay_while_units_are_at_work(pods: dict[str, dict[str, Any]]) -> None:
     waited_for = {
         "head": b"/opt/rtprune/bin/python3.11\0/opt/rtprune/bin/rtprune\0run\0s3://documents/inbox",
-        "gpu": f"ray::{Reader.__name__}.{Reader.work.__name__}".encode(),
+        "gpu": f"ray::{Worker.__name__}.{Worker.work.__name__}".encode(),
     }
     others = [b"/opt/rtprune/bin/python3.11\0/opt/rtprune/bin/ray\0start", b"ray::IDLE", b"ray::Inspector.work"]
     for name, pod in pods.items():

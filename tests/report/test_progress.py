@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from rtprune.cluster.job import Progress
+from rtprune.corpus.values import Progress
 from rtprune.report.progress import ProgressDisplay
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rtprune.cluster.job import RunSummary
-from rtprune.cluster.reader import Tally
+from rtprune.corpus.values import RunSummary
+from rtprune.corpus.worker import Tally
 from rtprune.dataset import Statistics
 from rtprune.report.summary import dataset_statistics, run_summary
 from rtprune.report.wording import count, duration, share_saved

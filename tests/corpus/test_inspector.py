@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from rtprune.cluster import inspector
-from rtprune.cluster.inspector import BATCH_BYTES, BATCH_OBJECTS, Inspector, batches
+from rtprune.corpus import inspector
+from rtprune.corpus.inspector import BATCH_BYTES, BATCH_OBJECTS, Inspector, batches
 from rtprune.documents import SourceObject, list_objects
 from rtprune.errors import StoreError
-from tests.corpus import write_pdf
+from tests.sources import write_pdf
 
 
 def look(path: Path, attempt: int = 1) -> list[tuple[str, str | None, int | None]]:
     rows = Inspector(None, max_attempts=2).work(tuple(list_objects(str(path))), attempt)
-    return [(row.status, row.error_type, row.pages) for row in rows]
+    return [(row.status, row.reason, row.pages) for row in rows]
 
 
 def test_a_document_has_its_hash_and_pages(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_an_object_out_of_reach_is_tried_again_before_it_is_a_row(monkeypatch: p
     with pytest.raises(StoreError):
         Inspector(None, max_attempts=2).work((found,), 1)
     (row,) = Inspector(None, max_attempts=2).work((found,), 2)
-    assert (row.status, row.error_type) == ("failed", "unreachable")
+    assert (row.status, row.reason) == ("failed", "unreachable")
 
 
 def test_batches_keep_order_and_stay_small() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rtprune.cluster import pool as pool_module
-from rtprune.cluster.placement import Placement
-from rtprune.cluster.pool import Outcome, Pool
+from rtprune.corpus import pool as pool_module
+from rtprune.corpus.pool import Outcome, Pool
+from rtprune.corpus.ray_cluster import Placement
 from rtprune.errors import ModelError, RTPruneError, StoreError
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from rtprune.cluster.assignment import Assignment
-from rtprune.dataset import Claims, Output, Pending, WorkUnit, is_committed
+from rtprune.corpus.assignment import Assignment
+from rtprune.dataset import Claims, Output, Pending, Unit, is_committed
 
 OTHERS_EVERY_S = 5.0  # how often units that other runs are at are looked at
 
@@ -23,14 +23,14 @@ class Worklist:
     """
 
     def __init__(
-        self, output: Output, units: Iterable[WorkUnit], claims: Claims, clock: Callable[[], float] = time.monotonic
+        self, output: Output, units: Iterable[Unit], claims: Claims, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._output = output
         self._units = iter(units)
         self._claims = claims
         self._clock = clock
         self._pages: deque[Assignment] = deque()
-        self._elsewhere: deque[WorkUnit] = deque()
+        self._elsewhere: deque[Unit] = deque()
         self._looked = 0.0
         self._out = 0
         self.prune = True  # what is handed out from now on
@@ -57,11 +57,11 @@ class Worklist:
         """An assignment has come back."""
         self._out -= 1
 
-    def isolate(self, unit: WorkUnit) -> None:
+    def isolate(self, unit: Unit) -> None:
         """Have a unit read page by page."""
         self._pages.extend(Assignment(unit, page) for page in range(unit.page_count))
 
-    def drop(self, unit: WorkUnit) -> list[Assignment]:
+    def drop(self, unit: Unit) -> list[Assignment]:
         """Take back the pages of ``unit`` that were not handed out yet."""
         dropped = [each for each in self._pages if each.unit == unit]
         self._pages = deque(each for each in self._pages if each.unit != unit)

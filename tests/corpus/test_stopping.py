@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rtprune.cluster.stopping import Stopper
+from rtprune.corpus.stopping import Stopper
 
 
 class Said:

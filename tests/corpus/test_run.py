@@ -13,27 +13,27 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rtprune.cluster import pool, reading, steps, worklist
-from rtprune.cluster.job import Progress, RunSummary
-from rtprune.cluster.reader import Reader
-from rtprune.cluster.run import run_corpus
+from rtprune.corpus import pool, reading, steps, worklist
+from rtprune.corpus.run import run_corpus
+from rtprune.corpus.values import Progress, RunSummary
+from rtprune.corpus.worker import Worker
 from rtprune.dataset import Claims, Output, pending_units, read_documents, read_pages
 from rtprune.errors import ModelError, RTPruneError, StoreError, UsageError
 from rtprune.settings import RunSettings
 from rtprune.store import find, put
-from tests.cluster.toys import (
-    AwayReader,
-    CostlyReader,
-    DyingReader,
-    HangingReader,
-    InstantReader,
-    LosingReader,
-    PoisonedReader,
-    RaisingReader,
-    WornReader,
+from tests.corpus.toys import (
+    AwayWorker,
+    CostlyWorker,
+    DyingWorker,
+    HangingWorker,
+    InstantWorker,
+    LosingWorker,
+    PoisonedWorker,
+    RaisingWorker,
+    WornWorker,
 )
-from tests.corpus import assert_complete, quick_settings, write_corpus, write_pdf
 from tests.processes import descendants
+from tests.sources import assert_complete, quick_settings, write_corpus, write_pdf
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -57,7 +57,7 @@ def test_bad_files_have_a_row_good_pages_are_read_and_a_second_run_does_nothing(
     assert_complete(summary.output)
     rows = {Path(row["uri"]).name: row for row in read_documents(Output.existing(summary.output)).to_pylist()}
     assert rows["broken.pdf"]["status"] == "failed"
-    assert rows["broken.pdf"]["error_type"]
+    assert rows["broken.pdf"]["reason"]
     assert sorted(rows[name]["status"] for name in ("copy.pdf", "document-00.pdf")) == ["duplicate", "ok"]
     assert heard[-1] == Progress("read", 12, 12, 0, summary.tally.tokens_before, summary.tally.tokens_after)
 
@@ -71,7 +71,7 @@ def test_bad_files_have_a_row_good_pages_are_read_and_a_second_run_does_nothing(
 def test_new_and_changed_objects_are_added_to_what_is_there(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     source = write_corpus(tmp_path / "source", documents=2, pages=1)
     settings = quick_settings(random_checkpoint)
     run_corpus(str(source), str(tmp_path / "out"), settings)
@@ -88,13 +88,13 @@ def test_a_locked_document_is_read_by_the_run_that_brings_its_password(
 ) -> None:
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
     write_pdf(source / "locked.pdf", 2, password="sesame")
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     settings = quick_settings(random_checkpoint)
     output = str(tmp_path / "out")
     assert run_corpus(str(source), output, settings).documents_failed == 1
     assert run_corpus(str(source), output, settings).status == "nothing to do"
 
-    monkeypatch.setattr(reading, "Reader", Reader)
+    monkeypatch.setattr(reading, "Worker", Worker)
     opened = run_corpus(str(source), output, settings.model_copy(update={"password": "sesame"}))
     assert (opened.documents, opened.documents_failed, opened.tally.pages, opened.tally.failed) == (1, 0, 2, 0)
     assert read_documents(Output.existing(output)).column("status").to_pylist() == ["ok", "ok"]
@@ -120,7 +120,7 @@ def test_killed_worker_is_replaced_and_every_page_is_there_once(tmp_path: Path, 
 
     def kill_one(progress: Progress) -> None:
         if progress.stage == "read" and 0 < progress.done < progress.total and not killed:
-            workers = [pid for pid, command in descendants(os.getpid()).items() if command.startswith("ray::Reader")]
+            workers = [pid for pid, command in descendants(os.getpid()).items() if command.startswith("ray::Worker")]
             killed.append(workers[0])
             os.kill(workers[0], signal.SIGKILL)
 
@@ -135,36 +135,36 @@ def test_killed_worker_is_replaced_and_every_page_is_there_once(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("reader", "reason", "attempts"),
     [
-        (DyingReader, "worker-died", 2),
-        (LosingReader, "worker-died", 2),
-        (HangingReader, "timeout", 2),
-        (RaisingReader, "RuntimeError", 1),
+        (DyingWorker, "worker-died", 2),
+        (LosingWorker, "worker-died", 2),
+        (HangingWorker, "timeout", 2),
+        (RaisingWorker, "RuntimeError", 1),
     ],
 )
 def test_page_that_cannot_be_read_is_recorded_as_failed(
-    reader: type[Reader],
+    reader: type[Worker],
     reason: str,
     attempts: int,
     tmp_path: Path,
     random_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", reader)
+    monkeypatch.setattr(reading, "Worker", reader)
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
-    timeout = 1.0 if reader is HangingReader else 60.0
+    timeout = 1.0 if reader is HangingWorker else 60.0
     settings = quick_settings(random_checkpoint, unit_pages=3, unit_timeout_s=timeout)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
     assert summary.status == "finished"
     assert assert_complete(summary.output) == {"failed": 1}
     for row in read_pages(Output.existing(summary.output)).to_pylist():
-        assert (row["error_type"], row["attempts"]) == (reason, attempts)
-        assert row["error_message"]
+        assert (row["reason"], row["attempts"]) == (reason, attempts)
+        assert row["message"]
 
 
 def test_only_the_guilty_pages_of_a_unit_are_lost(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", PoisonedReader)
+    monkeypatch.setattr(reading, "Worker", PoisonedWorker)
     source = write_corpus(tmp_path / "source", documents=1, pages=4)
     write_corpus(tmp_path / "source" / "good", documents=1, pages=2)
     summary = run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=4))
@@ -172,12 +172,12 @@ def test_only_the_guilty_pages_of_a_unit_are_lost(
     assert (summary.tally.pages, summary.tally.failed, summary.units) == (6, 1, 2)
     for row in read_pages(Output.existing(summary.output)).to_pylist():
         assert (row["status"] == "failed") == (row["page"] == 3)
-        assert row["error_type"] == ("worker-died" if row["page"] == 3 else None)
+        assert row["reason"] == ("worker-died" if row["page"] == 3 else None)
     assert caplog.text.count("is read page by page") == 1
 
 
 def test_a_worn_worker_is_replaced(tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "Reader", WornReader)
+    monkeypatch.setattr(reading, "Worker", WornWorker)
     source = write_corpus(tmp_path / "source", documents=5, pages=1)
     settings = quick_settings(random_checkpoint, unit_pages=1, workers=1)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
@@ -189,7 +189,7 @@ def test_a_worn_worker_is_replaced(tmp_path: Path, random_checkpoint: Path, monk
 def test_pruning_that_costs_too_much_ends_for_the_whole_run(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", CostlyReader)
+    monkeypatch.setattr(reading, "Worker", CostlyWorker)
     source = write_corpus(tmp_path / "source", documents=12, pages=2)
     settings = quick_settings(random_checkpoint, audit_floor=0.9)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
@@ -202,7 +202,7 @@ def test_pruning_that_costs_too_much_ends_for_the_whole_run(
 def test_runs_at_the_same_time_share_the_work(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     monkeypatch.setattr(worklist, "OTHERS_EVERY_S", 0.2)
     monkeypatch.setattr(pool, "IDLE_S", 1.0)
     source = write_corpus(tmp_path / "source", documents=12, pages=2)
@@ -224,7 +224,7 @@ def test_runs_at_the_same_time_share_the_work(
 def test_units_of_a_run_that_dies_are_taken_over_in_the_same_run(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     monkeypatch.setattr(worklist, "OTHERS_EVERY_S", 0.2)
     monkeypatch.setattr(reading, "Claims", partial(Claims, lease_s=2.0))
     source, out = write_corpus(tmp_path / "source", documents=3, pages=2), str(tmp_path / "out")
@@ -254,16 +254,16 @@ def test_a_corpus_can_be_looked_over_without_a_model(tmp_path: Path) -> None:
 def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", RaisingReader)
+    monkeypatch.setattr(reading, "Worker", RaisingWorker)
     source = write_corpus(tmp_path / "source", documents=8, pages=1)
     with pytest.raises(RTPruneError, match="3 units in a row"):
         run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
     (run,) = pq.read_table(tmp_path / "out" / "runs").to_pylist()
     assert run["status"] == "failed"
-    assert "a bug" in run["error_message"]
+    assert "a bug" in run["message"]
     assert not (tmp_path / "out" / "pages").exists()
 
-    monkeypatch.setattr(reading, "Reader", InstantReader)  # mended
+    monkeypatch.setattr(reading, "Worker", InstantWorker)  # mended
     run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
     assert assert_complete(str(tmp_path / "out")) == {"ok": 8}
 
@@ -271,13 +271,13 @@ def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
 def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_read(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", AwayReader)
+    monkeypatch.setattr(reading, "Worker", AwayWorker)
     source = write_corpus(tmp_path / "source", documents=4, pages=1)
     settings = quick_settings(random_checkpoint, unit_pages=1)
     with pytest.raises(StoreError, match="did not answer"):
         run_corpus(str(source), str(tmp_path / "out"), settings)
     assert read_pages(Output.existing(str(tmp_path / "out"))).num_rows == 3
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     assert run_corpus(str(source), str(tmp_path / "out"), settings).tally.pages == 1
     assert assert_complete(str(tmp_path / "out")) == {"ok": 4}
 
@@ -285,7 +285,7 @@ def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_re
 def test_a_dataset_inside_its_source_is_not_read(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     source = write_corpus(tmp_path / "source", documents=2, pages=1)
     settings = quick_settings(random_checkpoint)
     assert run_corpus(str(source), str(source / "text"), settings).objects == 2
@@ -295,7 +295,7 @@ def test_a_dataset_inside_its_source_is_not_read(
 def test_stopped_run_keeps_what_is_committed_and_the_next_one_does_the_rest(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Reader", InstantReader)
+    monkeypatch.setattr(reading, "Worker", InstantWorker)
     source = write_corpus(tmp_path / "source", documents=6, pages=2)
     settings = quick_settings(random_checkpoint, workers=1)
     done = 0
@@ -357,5 +357,5 @@ def test_every_troublesome_file_gives_rows(
     documents = read_documents(Output.existing(output)).to_pylist()
     assert summary.status == "finished"
     assert sorted(Path(row["uri"]).name for row in documents) == sorted(path.name for path in folder.iterdir())
-    assert all(row["error_type"] and row["error_message"] for row in documents if row["status"] == "failed")
+    assert all(row["reason"] and row["message"] for row in documents if row["status"] == "failed")
     assert sum(assert_complete(output).values()) > 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rtprune.dataset import PageRow
+from rtprune.errors import Reason
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,10 @@ SERIES = (
 #: Ray computes a histogram's sum from the middles of its buckets; exact seconds are in ``BUSY_SECONDS``.
 PAGE_SECONDS_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
-#: The values of tag ``reason`` of ``FAILURES``. A page's ``error_type`` can also be the class of any exception: those,
-#: which the dataset tells apart, are one value here.
-REASONS = frozenset(
-    {"changed", "damaged", "empty-picture", "encrypted", "no-pages", "no-such-page", "no-visual-tokens"}
-    | {"not-a-document", "renderer-died", "timeout", "too-large", "too-thin", "unreadable", "worker-died"}
-)
-OTHER = "other"
-
 LostReason = Literal["worker-died", "timeout", "not-ready"]
 
 
-class WorkerMetrics:
+class PageMetrics:
     """What becomes of pages, told by the process that makes their rows: a worker, or the driver for a unit given up."""
 
     def __init__(self) -> None:
@@ -85,8 +78,7 @@ class WorkerMetrics:
             model = {"model": row.model}
             self._pages.inc(1, tags={"status": row.status, **model})
             if row.status == "failed":
-                reason = row.error_type if row.error_type in REASONS else OTHER
-                self._failures.inc(1, tags={"reason": reason})
+                self._failures.inc(1, tags={"reason": row.reason or Reason.UNEXPECTED})
             _add(self._tokens_before, row.visual_tokens_before, model)
             _add(self._tokens_after, row.visual_tokens_after, model)
             _add(self._output_tokens, row.output_tokens, model)

@@ -13,7 +13,7 @@ def local_ray(store_endpoint: str) -> Iterator[None]:
     """A running Ray with 2 logical CPUs whose workers know the store; runs in this process use it."""
     import ray
 
-    from rtprune.cluster.session import start_local
+    from rtprune.corpus.ray_cluster import start_local
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the machine
     start_local(cpus=2)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from rtprune.cluster.assignment import Assignment, Receipt
-from rtprune.cluster.reader import Reader
+from rtprune.corpus.assignment import Assignment, Receipt
+from rtprune.corpus.worker import Worker
 from rtprune.dataset import PageRow
 from rtprune.errors import StoreError
 
@@ -26,21 +26,21 @@ class InstantEngine:
             yield name, PageResult("ok", text="seen", finish_reason="eos", facts=facts)
 
 
-class InstantReader(Reader):
+class InstantWorker(Worker):
     """Renders and commits as the real one does."""
 
     def ready(self) -> None:
         self._engine = InstantEngine()  # type: ignore[assignment]
 
 
-class DyingReader(InstantReader):
+class DyingWorker(InstantWorker):
     """Its process dies of every unit."""
 
     def work(self, assignment: Assignment, attempt: int) -> Receipt:
         os._exit(1)
 
 
-class HangingReader(InstantReader):
+class HangingWorker(InstantWorker):
     """Never comes back."""
 
     def work(self, assignment: Assignment, attempt: int) -> Receipt:
@@ -48,7 +48,7 @@ class HangingReader(InstantReader):
         return super().work(assignment, attempt)
 
 
-class LosingReader(InstantReader):
+class LosingWorker(InstantWorker):
     """Its device is lost with every page."""
 
     def _read_all(self, *unused: object) -> list[PageRow]:
@@ -57,7 +57,7 @@ class LosingReader(InstantReader):
         raise torch.AcceleratorError("device-side assert triggered")
 
 
-class AwayReader(InstantReader):
+class AwayWorker(InstantWorker):
     """Cannot fetch the first document."""
 
     def work(self, assignment: Assignment, attempt: int) -> Receipt:
@@ -66,14 +66,14 @@ class AwayReader(InstantReader):
         return super().work(assignment, attempt)
 
 
-class RaisingReader(InstantReader):
+class RaisingWorker(InstantWorker):
     """Has a bug."""
 
     def work(self, assignment: Assignment, attempt: int) -> Receipt:
         raise RuntimeError("a bug")
 
 
-class PoisonedReader(InstantReader):
+class PoisonedWorker(InstantWorker):
     """Its process dies of some pages: those numbered 3 of any document."""
 
     def _read_all(self, assignment: Assignment, *rest: Any) -> list[PageRow]:
@@ -82,7 +82,7 @@ class PoisonedReader(InstantReader):
         return super()._read_all(assignment, *rest)
 
 
-class WornReader(InstantReader):
+class WornWorker(InstantWorker):
     """Is to be replaced after every unit; its rows tell which process made them."""
 
     def work(self, assignment: Assignment, attempt: int) -> Receipt:
@@ -90,7 +90,7 @@ class WornReader(InstantReader):
         return replace(super().work(assignment, attempt), worn=True)
 
 
-class CostlyReader(InstantReader):
+class CostlyWorker(InstantWorker):
     """Every page is audited, and keeps half of its text; its rows tell whether they were pruned."""
 
     def _read_all(self, assignment: Assignment, *rest: Any) -> list[PageRow]:

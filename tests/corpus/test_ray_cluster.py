@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from rtprune.cluster.session import live_nodes, ray_session
+from rtprune.corpus.ray_cluster import live_nodes, ray_session
 
 
 def test_local_ray_is_reachable_from_this_machine_only() -> None:
     code = (
-        "from rtprune.cluster.session import start_local\n"
+        "from rtprune.corpus.ray_cluster import start_local\n"
         "start_local(cpus=1)\n"
         "import ray\n"
         "print([node['NodeManagerAddress'] for node in ray.nodes()])\n"
@@ -24,7 +24,7 @@ def test_local_ray_is_reachable_from_this_machine_only() -> None:
 def test_sigterm_to_all_of_the_group_reaches_the_driver_only() -> None:
     code = (
         "import os, signal\n"
-        "from rtprune.cluster.session import start_local\n"
+        "from rtprune.corpus.ray_cluster import start_local\n"
         "from tests.processes import descendants\n"
         "start_local(cpus=1)\n"
         "for pid, command in descendants(os.getpid()).items():\n"
@@ -42,7 +42,7 @@ def test_sigterm_to_all_of_the_group_reaches_the_driver_only() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001"])
 def test_address_where_no_cluster_is_joined_is_wrong_use_told_at_once(address: str) -> None:
-    code = f"from rtprune.cluster.session import ray_session\nwith ray_session({address!r}): pass\n"
+    code = f"from rtprune.corpus.ray_cluster import ray_session\nwith ray_session({address!r}): pass\n"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "UsageError" in ended.stderr
     assert ended.returncode == 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rtprune.cluster.job import Done, OnProgress, Planned, RunSummary, ShouldStop, never, nobody
-from rtprune.cluster.steps import discover, in_progress, plan, prepare, publish_run, read
+from rtprune.corpus.steps import discover, in_progress, plan, prepare, publish_run, read
+from rtprune.corpus.values import Done, OnProgress, Planned, RunSummary, ShouldStop, never, nobody
 from rtprune.settings import RunSettings
 
 

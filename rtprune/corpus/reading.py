@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rtprune.cluster.assignment import Assignment, Receipt, Tally
-from rtprune.cluster.job import Done, OnProgress, Progress, Run, ShouldStop
-from rtprune.cluster.metrics import DriverMetrics, WorkerMetrics
-from rtprune.cluster.placement import Placement, place_readers
-from rtprune.cluster.reader import Reader
-from rtprune.cluster.rows import failed_row
-from rtprune.cluster.session import live_nodes
-from rtprune.cluster.worklist import Worklist
+from rtprune.corpus.assignment import Assignment, Receipt, Tally
+from rtprune.corpus.metrics import DriverMetrics, PageMetrics
+from rtprune.corpus.ray_cluster import Placement, live_nodes, place_workers
+from rtprune.corpus.rows import failed_row
+from rtprune.corpus.values import Done, OnProgress, Progress, Run, ShouldStop
+from rtprune.corpus.worker import Worker
+from rtprune.corpus.worklist import Worklist
 from rtprune.dataset import (
     Claims,
     Output,
     PageRow,
-    WorkUnit,
+    Unit,
     bury_dead_runs,
     commit_unit,
     committed_units,
@@ -27,11 +26,11 @@ from rtprune.dataset import (
     pending_units,
 )
 from rtprune.engine.fidelity import below_floor
-from rtprune.errors import RTPruneError, StoreError
+from rtprune.errors import Reason, RTPruneError, StoreError, unexpected
 from rtprune.settings import NO_MODEL
 
 if TYPE_CHECKING:
-    from rtprune.cluster.pool import Outcome, Pool
+    from rtprune.corpus.pool import Outcome, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ GIVEN_UP = {
 
 
 class Reading:
-    """Reads the units of ``output`` that are not committed yet; see ``rtprune.cluster.steps.read``.
+    """Reads the units of ``output`` that are not committed yet; see ``rtprune.corpus.steps.read``.
 
     Args:
         reader: workers of this kind instead.
@@ -56,9 +55,9 @@ class Reading:
         output: Output,
         on_progress: OnProgress,
         should_stop: ShouldStop,
-        reader: type[Reader] | None = None,
+        reader: type[Worker] | None = None,
     ) -> None:
-        self._reader = reader or Reader
+        self._reader = reader or Worker
         self._run = run
         self._output = output
         self._on_progress = on_progress
@@ -68,7 +67,7 @@ class Reading:
         self._claims = Claims(output, run.run_id)
         self._work = Worklist(output, pending_units(output, committed), self._claims)
         self._metrics = DriverMetrics()
-        self._page_metrics = WorkerMetrics()
+        self._page_metrics = PageMetrics()
         self._done = Done()
         self._read_any = False
         self._suspects: list[Outcome[Assignment, Receipt]] = []  # units that failed since the last success
@@ -102,12 +101,12 @@ class Reading:
 
     def _placement(self) -> Placement:
         run = self._run
-        return place_readers(
+        return place_workers(
             live_nodes(), run.settings.workers, parameters=run.parameters, reading=run.settings.model != NO_MODEL
         )
 
     def _pool(self, placement: Placement) -> Pool[Assignment, Receipt]:
-        from rtprune.cluster.pool import Pool
+        from rtprune.corpus.pool import Pool
 
         run, settings = self._run, self._run.settings
         return Pool(
@@ -181,7 +180,7 @@ class Reading:
         (self._apart[unit.unit_id][page],) = outcome.result.rows
         self._commit_apart(unit)
 
-    def _lost(self, unit: WorkUnit, page: int, outcome: Outcome[Assignment, Receipt]) -> None:
+    def _lost(self, unit: Unit, page: int, outcome: Outcome[Assignment, Receipt]) -> None:
         """A page that could not be read even alone."""
         self._lost_in_a_row += 1
         self._apart[unit.unit_id][page] = self._failed(unit, page, outcome)
@@ -192,7 +191,7 @@ class Reading:
                     self._apart[unit.unit_id][rest.page or 0] = self._failed(unit, rest.page or 0, outcome)
         self._commit_apart(unit)
 
-    def _commit_apart(self, unit: WorkUnit) -> None:
+    def _commit_apart(self, unit: Unit) -> None:
         rows = self._apart[unit.unit_id]
         if len(rows) == unit.page_count:
             del self._apart[unit.unit_id]
@@ -200,12 +199,12 @@ class Reading:
             commit_unit(self._output, unit, in_order, self._run.run_id)
             self._add(Tally.of(in_order))
 
-    def _failed(self, unit: WorkUnit, page: int, outcome: Outcome[Assignment, Receipt]) -> PageRow:
-        kind, message = _reason(outcome)
+    def _failed(self, unit: Unit, page: int, outcome: Outcome[Assignment, Receipt]) -> PageRow:
+        reason, message = _reason(outcome)
         piece = unit.page_slice(page)
         mode = self._run.settings.mode or ""
         row = failed_row(
-            piece, piece.first_page, kind, message, model=self._run.label, mode=mode, attempt=outcome.attempts
+            piece, piece.first_page, reason, message, model=self._run.label, mode=mode, attempt=outcome.attempts
         )
         self._page_metrics.record([row])
         return row
@@ -225,8 +224,8 @@ class Reading:
             )
 
 
-def _reason(outcome: Outcome[Assignment, Receipt]) -> tuple[str, str]:
+def _reason(outcome: Outcome[Assignment, Receipt]) -> tuple[Reason, str]:
     """Why something was not read: a short name, and in words."""
     if outcome.error is not None:
-        return type(outcome.error).__name__, str(outcome.error) or repr(outcome.error)
-    return str(outcome.reason), GIVEN_UP[str(outcome.reason)].format(attempts=outcome.attempts)
+        return Reason.UNEXPECTED, unexpected(outcome.error)
+    return Reason(str(outcome.reason)), GIVEN_UP[str(outcome.reason)].format(attempts=outcome.attempts)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from rtprune.cluster.placement import Placement
+from rtprune.corpus.ray_cluster import Placement
 from rtprune.errors import RTPruneError
 
 U = TypeVar("U")

@@ -11,18 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtprune.cluster.assignment import Assignment, Receipt, Tally
-from rtprune.cluster.metrics import WorkerMetrics
-from rtprune.cluster.placement import Placement
-from rtprune.cluster.rows import failed_row, read_row
+from rtprune.corpus.assignment import Assignment, Receipt, Tally
+from rtprune.corpus.metrics import PageMetrics
+from rtprune.corpus.ray_cluster import Placement
+from rtprune.corpus.rows import failed_row, read_row
 from rtprune.dataset import Output, PageRow, PageSlice, commit_unit, copies
 from rtprune.documents import PageFault, PageImage, PageRange, Renderers, Rendering
+from rtprune.errors import Reason
 from rtprune.settings import NO_MODEL, RunSettings
 
 if TYPE_CHECKING:
     from rtprune.engine import Engine, Skipping
 
-ASTRAY = ("unreadable", "changed")  # the object is gone, or holds other bytes than when it was planned
+MOVED = (Reason.UNREADABLE, Reason.CHANGED)  # the object is gone, or holds other bytes than when it was planned
 
 #: Index of a slice, where its page was found, and the page.
 Rendered = tuple[int, PageSlice, PageImage | PageFault]
@@ -33,8 +34,8 @@ def chosen(name: str, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < fraction * 2**64
 
 
-class Reader:
-    """Ray actor (see ``rtprune.cluster.pool``) with a resident model; its units are `Assignment`s.
+class Worker:
+    """Ray actor (see ``rtprune.corpus.pool``) with a resident model; its units are `Assignment`s.
 
     Args:
         output: where rows are committed.
@@ -64,7 +65,7 @@ class Reader:
         self._lock = threading.Lock()
         self._pages = 0
         self._first_bytes = 0
-        self._metrics = WorkerMetrics()
+        self._metrics = PageMetrics()
 
     _engine: Engine | Skipping
 
@@ -169,7 +170,7 @@ class Reader:
                 yield None
                 continue
             index, page = found
-            if isinstance(page, PageFault) and page.kind in ASTRAY:
+            if isinstance(page, PageFault) and page.reason in MOVED:
                 astray.setdefault(index, []).append(page)
             else:
                 yield index, pieces[index], page
@@ -186,7 +187,7 @@ class Reader:
                 for found in rendering:
                     if found is None:
                         yield None
-                    elif not (isinstance(found[1], PageFault) and found[1].kind in ASTRAY):
+                    elif not (isinstance(found[1], PageFault) and found[1].reason in MOVED):
                         del left[found[1].page]
                         yield index, replace(piece, uri=uri), found[1]
             finally:
@@ -197,7 +198,7 @@ class Reader:
         return failed_row(
             piece,
             page.page,
-            page.kind,
+            page.reason,
             page.message,
             model=self._label,
             mode=self._mode,

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from rtprune.cluster.assignment import Assignment, Tally
-from rtprune.cluster.inspector import Inspector
-from rtprune.cluster.placement import Placement
-from rtprune.cluster.reader import Reader, chosen
-from rtprune.dataset import Output, PlanLog, WorkUnit, read_pages, statistics
+from rtprune.corpus.assignment import Assignment, Tally
+from rtprune.corpus.inspector import Inspector
+from rtprune.corpus.ray_cluster import Placement
+from rtprune.corpus.worker import Worker, chosen
+from rtprune.dataset import Output, PlanLog, Unit, read_pages, statistics
 from rtprune.documents import list_objects
 from rtprune.engine import PageResult
 from rtprune.errors import ModelError, StoreError, UsageError
 from rtprune.report.summary import dataset_statistics
 from rtprune.settings import NO_MODEL, RunSettings
-from tests.cluster.toys import InstantReader
-from tests.corpus import quick_settings, write_corpus, write_pdf
+from tests.corpus.toys import InstantWorker
+from tests.sources import quick_settings, write_corpus, write_pdf
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def output(tmp_path: Path) -> Output:
 
 
 @pytest.fixture
-def unit(tmp_path: Path, output: Output) -> WorkUnit:
+def unit(tmp_path: Path, output: Output) -> Unit:
     """Two documents of two pages each, planned as one unit."""
     source = write_corpus(tmp_path / "source", documents=2, pages=2)
     rows = Inspector(None, 2).work(tuple(list_objects(str(source))), 1)
@@ -38,13 +38,13 @@ def unit(tmp_path: Path, output: Output) -> WorkUnit:
 
 
 @pytest.fixture
-def worker(output: Output, random_checkpoint: Path) -> Reader:
-    made = Reader(output, "r1", quick_settings(random_checkpoint, batch_pages=3), "random", Placement(1, 1.0))
+def worker(output: Output, random_checkpoint: Path) -> Worker:
+    made = Worker(output, "r1", quick_settings(random_checkpoint, batch_pages=3), "random", Placement(1, 1.0))
     made.ready()
     return made
 
 
-def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit: WorkUnit, output: Output) -> None:
+def test_every_page_is_committed_with_what_the_engine_found(worker: Worker, unit: Unit, output: Output) -> None:
     tally = worker.work(Assignment(unit), 1).tally
     rows = read_pages(output).to_pylist()
     assert [(row["doc_id"], row["page"]) for row in rows] == list(unit.pages())
@@ -62,10 +62,10 @@ def test_every_page_is_committed_with_what_the_engine_found(worker: Reader, unit
 
 
 def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
-    worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, unit: Unit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = worker._engine.stream
-    failed = PageResult("failed", error_type="too-thin", error_message="nothing to see")
+    failed = PageResult("failed", reason="too-thin", message="nothing to see")
 
     def spoiled(pages: Iterable[Any], audited: Any) -> Iterator[Any]:
         for name, result in stream(pages, audited):
@@ -74,18 +74,18 @@ def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
     monkeypatch.setattr(worker._engine, "stream", spoiled)
     assert worker.work(Assignment(unit), 1).tally.failed == 2
     row = next(row for row in read_pages(output).to_pylist() if row["status"] == "failed")
-    assert (row["error_type"], row["error_message"]) == ("too-thin", "nothing to see")
+    assert (row["reason"], row["message"]) == ("too-thin", "nothing to see")
     assert row["render_ms"] > 0
     assert row["text"] is row["visual_tokens_before"] is row["output_tokens"] is row["decode_ms"] is None
 
 
 def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_name(
-    worker: Reader, unit: WorkUnit, output: Output
+    worker: Worker, unit: Unit, output: Output
 ) -> None:
     write_corpus(Path(unit.slices[0].uri).parent, documents=1, pages=3)
     worker.work(Assignment(unit), 1)
     rows = read_pages(output).to_pylist()
-    assert [row["error_type"] for row in rows] == ["changed", "changed", None, None]
+    assert [row["reason"] for row in rows] == ["changed", "changed", None, None]
 
 
 @pytest.mark.parametrize("fate", ["changed", "unreadable"])
@@ -103,7 +103,7 @@ def test_pages_of_an_object_that_is_gone_are_read_from_its_duplicate(
         if fate == "changed":
             write_pdf(gone, 3, "another")
     settings = quick_settings(random_checkpoint, batch_pages=3)
-    worker = InstantReader(output, "r1", settings, "instant", Placement(1, 1.0))
+    worker = InstantWorker(output, "r1", settings, "instant", Placement(1, 1.0))
     worker.ready()
     worker.work(Assignment(unit), 1)
     assert [(row["page"], row["status"], row["uri"]) for row in read_pages(output).to_pylist()] == [
@@ -112,11 +112,11 @@ def test_pages_of_an_object_that_is_gone_are_read_from_its_duplicate(
     ]
     third.unlink()
     receipt = worker.work(Assignment(unit, page=0), 1)
-    assert [(row.error_type, row.uri) for row in receipt.rows] == [(fate, str(first))]
+    assert [(row.reason, row.uri) for row in receipt.rows] == [(fate, str(first))]
 
 
 def test_what_the_store_does_not_give_is_no_pages_fault(
-    worker: Reader, unit: WorkUnit, output: Output, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, unit: Unit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = worker._renderers.rendering([])
     pages._left = 1
@@ -127,7 +127,7 @@ def test_what_the_store_does_not_give_is_no_pages_fault(
     assert read_pages(output).num_rows == 0
 
 
-def test_a_page_read_alone_is_sent_back_and_not_committed(worker: Reader, unit: WorkUnit, output: Output) -> None:
+def test_a_page_read_alone_is_sent_back_and_not_committed(worker: Worker, unit: Unit, output: Output) -> None:
     receipt = worker.work(Assignment(unit, page=2), 1)
     (row,) = receipt.rows
     assert (row.doc_id, row.page) == list(unit.pages())[2]
@@ -136,9 +136,7 @@ def test_a_page_read_alone_is_sent_back_and_not_committed(worker: Reader, unit: 
     assert not worker.work(Assignment(unit), 1).rows
 
 
-def test_what_was_prepared_is_read_and_what_will_not_come_is_let_go(
-    worker: Reader, unit: WorkUnit, output: Output
-) -> None:
+def test_what_was_prepared_is_read_and_what_will_not_come_is_let_go(worker: Worker, unit: Unit, output: Output) -> None:
     worker.prepare(Assignment(unit, page=3))
     (stale,) = worker._renderings.values()
     worker.prepare(Assignment(unit))
@@ -147,19 +145,19 @@ def test_what_was_prepared_is_read_and_what_will_not_come_is_let_go(
     assert not worker._renderings
 
 
-def test_pruning_ends_where_the_run_says_so(worker: Reader, unit: WorkUnit) -> None:
+def test_pruning_ends_where_the_run_says_so(worker: Worker, unit: Unit) -> None:
     assert worker.work(Assignment(unit, page=0), 1).tally.tokens_after < 73
     for _ in range(2):
         assert worker.work(Assignment(unit, page=0, prune=False), 1).tally.tokens_after == 73
 
 
-def test_a_worker_is_worn_by_pages_and_by_growth(output: Output, unit: WorkUnit, random_checkpoint: Path) -> None:
+def test_a_worker_is_worn_by_pages_and_by_growth(output: Output, unit: Unit, random_checkpoint: Path) -> None:
     settings = quick_settings(random_checkpoint, worker_pages=8)
-    made = InstantReader(output, "r1", settings, "random", Placement(1, 1.0))
+    made = InstantWorker(output, "r1", settings, "random", Placement(1, 1.0))
     made.ready()
     assert [made.work(Assignment(unit), 1).worn for _ in range(2)] == [False, True]
     settings = quick_settings(random_checkpoint, worker_growth_mib=64)
-    made = InstantReader(output, "r1", settings, "random", Placement(1, 1.0))
+    made = InstantWorker(output, "r1", settings, "random", Placement(1, 1.0))
     made.ready()
     assert not made.work(Assignment(unit), 1).worn
     hoard = bytearray(b"\1" * (100 * 2**20))
@@ -167,8 +165,8 @@ def test_a_worker_is_worn_by_pages_and_by_growth(output: Output, unit: WorkUnit,
     assert hoard
 
 
-def test_without_a_model_pages_are_rendered_and_skipped(output: Output, unit: WorkUnit) -> None:
-    made = Reader(output, "r1", RunSettings(model=NO_MODEL, max_pixels=40_000), "none", Placement(1, 1.0))
+def test_without_a_model_pages_are_rendered_and_skipped(output: Output, unit: Unit) -> None:
+    made = Worker(output, "r1", RunSettings(model=NO_MODEL, max_pixels=40_000), "none", Placement(1, 1.0))
     made.ready()
     assert made.work(Assignment(unit), 1).tally == Tally(pages=4)
     for row in read_pages(output).to_pylist():
@@ -178,7 +176,7 @@ def test_without_a_model_pages_are_rendered_and_skipped(output: Output, unit: Wo
 
 
 def test_a_document_planned_with_a_password_is_not_failed_for_lack_of_it(
-    worker: Reader, tmp_path: Path, output: Output
+    worker: Worker, tmp_path: Path, output: Output
 ) -> None:
     path = write_pdf(tmp_path / "locked" / "a.pdf", 1, password="sesame")
     rows = Inspector("sesame", 2).work(tuple(list_objects(str(path))), 1)
@@ -192,18 +190,18 @@ def test_a_worker_placed_on_a_gpu_that_torch_cannot_use_says_so(output: Output, 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(UsageError, match="no GPU that it can use"):
-        Reader(output, "r1", quick_settings(random_checkpoint), "random", Placement(1, 1.0, 1.0)).ready()
+        Worker(output, "r1", quick_settings(random_checkpoint), "random", Placement(1, 1.0, 1.0)).ready()
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(output: Output, tmp_path: Path) -> None:
     settings = quick_settings(tmp_path / "nothing")
     with pytest.raises(ModelError):
-        Reader(output, "r1", settings, "nothing", Placement(1, 1.0)).ready()
+        Worker(output, "r1", settings, "nothing", Placement(1, 1.0)).ready()
 
 
-def test_audited_pages_tell_what_pruning_changed(output: Output, unit: WorkUnit, random_checkpoint: Path) -> None:
+def test_audited_pages_tell_what_pruning_changed(output: Output, unit: Unit, random_checkpoint: Path) -> None:
     settings = quick_settings(random_checkpoint, audit_fraction=1.0)
-    auditing = Reader(output, "r1", settings, "random", Placement(1, 1.0))
+    auditing = Worker(output, "r1", settings, "random", Placement(1, 1.0))
     auditing.ready()
     auditing.work(Assignment(unit), 1)
     rows = read_pages(output).to_pylist()

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rtprune.dataset import Output, committed_units, verify_dataset
-from tests.corpus import assert_complete, quick_flags, write_corpus
 from tests.processes import wait_until
+from tests.sources import assert_complete, quick_flags, write_corpus
 
 pytestmark = pytest.mark.slow
 

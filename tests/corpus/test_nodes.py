@@ -11,8 +11,8 @@ import pytest
 
 from rtprune.dataset import Output, committed_units
 from rtprune.errors import UsageError
-from tests.corpus import assert_complete, quick_flags, write_corpus
 from tests.processes import started, wait_until
+from tests.sources import assert_complete, quick_flags, write_corpus
 
 pytestmark = pytest.mark.slow
 

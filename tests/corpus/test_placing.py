@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtprune.cluster.placement import Placement, place_inspectors, place_readers
+from rtprune.corpus.ray_cluster import Placement, place_inspectors, place_workers
 
 
 @pytest.mark.parametrize(
@@ -30,26 +30,26 @@ from rtprune.cluster.placement import Placement, place_inspectors, place_readers
 def test_one_worker_per_gpu_or_per_two_cores(
     nodes: list[dict[str, float]], workers: int | None, expected: Placement
 ) -> None:
-    assert place_readers(nodes, workers) == expected
+    assert place_workers(nodes, workers) == expected
 
 
 def test_on_cpus_no_more_workers_than_memory_holds_models() -> None:
     nodes = [{"CPU": 8.0, "memory": 64e9}, {"CPU": 8.0, "memory": 20e9}]
-    assert place_readers(nodes, parameters=3_300_000_000) == Placement(5, 2.0)  # 4 by cores, 1 by memory
-    assert place_readers(nodes[1:], parameters=30_000_000_000) == Placement(1, 2.0)
-    assert place_readers(nodes, 8, parameters=3_300_000_000) == Placement(8, 2.0)  # whoever asks gets them
+    assert place_workers(nodes, parameters=3_300_000_000) == Placement(5, 2.0)  # 4 by cores, 1 by memory
+    assert place_workers(nodes[1:], parameters=30_000_000_000) == Placement(1, 2.0)
+    assert place_workers(nodes, 8, parameters=3_300_000_000) == Placement(8, 2.0)  # whoever asks gets them
 
 
 def test_without_a_model_every_core_is_a_worker() -> None:
     nodes = [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]
-    assert place_readers(nodes, reading=False) == Placement(8, 1.0)
-    assert place_readers(nodes, 2, reading=False) == Placement(2, 1.0)
-    assert place_readers(nodes, 16, reading=False) == Placement(16, 0.5)
+    assert place_workers(nodes, reading=False) == Placement(8, 1.0)
+    assert place_workers(nodes, 2, reading=False) == Placement(2, 1.0)
+    assert place_workers(nodes, 16, reading=False) == Placement(16, 0.5)
 
 
 def test_every_reader_fits_on_some_node() -> None:
     nodes = [{"CPU": 3.0}, {"CPU": 5.0}]
-    placement = place_readers(nodes)
+    placement = place_workers(nodes)
     assert placement.workers == sum(node["CPU"] // placement.cpus for node in nodes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtprune.dataset import PageRow, PageSlice, WorkUnit
+from rtprune.dataset import PageRow, PageSlice, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Assignment:
         prune: false once pruning has cost the run more than it may.
     """
 
-    unit: WorkUnit
+    unit: Unit
     page: int | None = None
     prune: bool = True
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from rtprune.cluster.assignment import Tally
+from rtprune.corpus.assignment import Tally
 from rtprune.dataset import Output, Pending
 from rtprune.documents import ObjectList
 from rtprune.settings import RunSettings

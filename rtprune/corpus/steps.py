@@ -13,8 +13,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 
-from rtprune.cluster.inspector import Batch, Inspector, batches, refused_row
-from rtprune.cluster.job import (
+from rtprune.corpus.inspector import Batch, Inspector, batches, refused_row
+from rtprune.corpus.ray_cluster import live_nodes, place_inspectors, ray_session
+from rtprune.corpus.values import (
     Done,
     Found,
     OnProgress,
@@ -26,8 +27,6 @@ from rtprune.cluster.job import (
     never,
     nobody,
 )
-from rtprune.cluster.placement import place_inspectors
-from rtprune.cluster.session import live_nodes, ray_session
 from rtprune.dataset import (
     Claims,
     DocumentRow,
@@ -44,11 +43,11 @@ from rtprune.dataset import (
 )
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import ObjectList, SourceObject, list_objects
-from rtprune.errors import RTPruneError, UsageError
+from rtprune.errors import Reason, RTPruneError, UsageError, unexpected
 from rtprune.settings import NO_MODEL, ReadSettings, RunSettings
 
 #: Why an object could not be opened before, and yet may be now that somebody starts another run.
-TRIED_AGAIN = ("unreachable", "unreadable", "timeout")
+TRIED_AGAIN = (Reason.UNREACHABLE, Reason.UNREADABLE, Reason.TIMEOUT)
 PLAN_OBJECTS = 10_000  # objects looked into before their plan is written: what a kill meanwhile can cost
 INSPECT_TIMEOUT_S = 600.0
 OTHERS_EVERY_S = 2.0  # how often a plan is looked for that another run is making
@@ -95,7 +94,7 @@ def discover(run: Run) -> Found:
 
 def _to_open(run: Run, log: PlanLog, objects: Iterable[SourceObject]) -> Iterator[SourceObject]:
     """Objects that no plan covers yet, and those it could not open but that may be opened now."""
-    reasons = TRIED_AGAIN if run.settings.password is None else (*TRIED_AGAIN, "encrypted")
+    reasons = TRIED_AGAIN if run.settings.password is None else (*TRIED_AGAIN, Reason.ENCRYPTED)
     for found in objects:
         if not log.covers(found.uri, found.version) or log.failure(found.uri, found.version) in reasons:
             yield found
@@ -168,7 +167,7 @@ def _planning(number: int) -> str:
 
 def _inspect(run: Run, objects: Batch, should_stop: ShouldStop) -> Iterator[tuple[DocumentRow, ...]]:
     """Rows of ``objects``; a batch that kills its worker is looked into again object by object."""
-    from rtprune.cluster.pool import Pool
+    from rtprune.corpus.pool import Pool
 
     todo = list(batches(objects))
     while todo:
@@ -189,9 +188,10 @@ def _inspect(run: Run, objects: Batch, should_stop: ShouldStop) -> Iterator[tupl
             elif len(outcome.unit) > 1:
                 again.extend((one,) for one in outcome.unit)
             else:
-                kind = outcome.reason if outcome.reason != "raised" else type(outcome.error).__name__
-                message = f"looking into this object failed {outcome.attempts} times: {kind}"
-                yield (refused_row(outcome.unit[0], str(kind), message),)
+                reason = Reason.UNEXPECTED if outcome.reason in (None, "raised") else Reason(str(outcome.reason))
+                why = unexpected(outcome.error) if outcome.error else reason.meaning
+                message = f"looking into this object failed {outcome.attempts} times: {why}"
+                yield (refused_row(outcome.unit[0], reason, message),)
         todo = again
 
 
@@ -207,7 +207,7 @@ def read(run: Run, output: Output, *, on_progress: OnProgress = nobody, should_s
         StoreError: documents could not be fetched, or rows not be committed; all that could be is done.
         RTPruneError: unit after unit fails: something is wrong that is no document's fault.
     """
-    from rtprune.cluster.reading import Reading
+    from rtprune.corpus.reading import Reading
 
     return Reading(run, output, on_progress, should_stop).run()
 
@@ -250,7 +250,7 @@ def publish_run(run: Run, found: Found, planned: Planned, done: Done) -> RunSumm
     )
 
 
-def _row(run: Run, status: RunStatus, error_message: str | None = None) -> RunRow:
+def _row(run: Run, status: RunStatus, message: str | None = None) -> RunRow:
     return RunRow(
         run_id=run.run_id,
         started_at=run.started_at,
@@ -258,5 +258,5 @@ def _row(run: Run, status: RunStatus, error_message: str | None = None) -> RunRo
         status=status,
         source=run.source,
         settings=run.settings.model_dump(mode="json", exclude={"password"}),
-        error_message=error_message,
+        message=message,
     )

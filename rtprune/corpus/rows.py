@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rtprune.dataset import PageRow, PageSlice, RegionRow
+from rtprune.errors import Reason
 
 if TYPE_CHECKING:
     from rtprune.documents import PageImage
@@ -29,8 +30,8 @@ def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str,
         return failed_row(
             piece,
             image.page,
-            result.error_type or "unknown",
-            result.error_message or "",
+            result.reason or Reason.UNEXPECTED,
+            result.message or "",
             model=model,
             mode=mode,
             attempt=attempt,
@@ -43,7 +44,7 @@ def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str,
         status=result.status,
         model=model,
         mode=result.mode or mode,
-        rung=result.rung,
+        strategy=result.strategy,
         text=result.text,
         regions=tuple(RegionRow(region.label, *region.box, region.text) for region in result.regions),
         finish_reason=result.finish_reason,
@@ -72,7 +73,7 @@ def read_row(piece: PageSlice, image: PageImage, result: PageResult, model: str,
 def failed_row(
     piece: PageSlice,
     page: int,
-    kind: str,
+    reason: Reason,
     message: str,
     *,
     model: str,
@@ -90,6 +91,6 @@ def failed_row(
         mode=mode,
         render_ms=render_ms,
         attempts=attempt,
-        error_type=kind,
-        error_message=message,
+        reason=reason,
+        message=message,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from rtprune.dataset import DocumentRow
 from rtprune.documents import SourceObject, open_document, read_object
-from rtprune.errors import DocumentError, StoreError
+from rtprune.errors import DocumentError, Reason, StoreError
 
 BATCH_OBJECTS = 16
 BATCH_BYTES = 64 * 2**20
@@ -16,7 +16,7 @@ Batch = tuple[SourceObject, ...]
 
 
 class Inspector:
-    """Ray actor (see ``rtprune.cluster.pool``) whose units are batches of objects and whose results are their rows."""
+    """Ray actor (see ``rtprune.corpus.pool``) whose units are batches of objects and whose results are their rows."""
 
     def __init__(self, password: str | None, max_attempts: int) -> None:
         self._password = password
@@ -53,11 +53,11 @@ class Inspector:
             doc_id = hashlib.sha256(data).hexdigest()
             document = open_document(found.uri, data, password=self._password)
         except DocumentError as error:
-            return refused_row(found, error.kind, str(error), doc_id)
+            return refused_row(found, error.reason, str(error), doc_id)
         except StoreError as error:
             if not last:
                 raise
-            return refused_row(found, "unreachable", str(error))
+            return refused_row(found, Reason.UNREACHABLE, str(error))
         return DocumentRow(
             uri=found.uri,
             version=found.version,
@@ -69,7 +69,7 @@ class Inspector:
         )
 
 
-def refused_row(found: SourceObject, kind: str, message: str, doc_id: str | None = None) -> DocumentRow:
+def refused_row(found: SourceObject, reason: Reason, message: str, doc_id: str | None = None) -> DocumentRow:
     """The row of an object that cannot be opened as a document; ``doc_id`` where its bytes could be read."""
     return DocumentRow(
         uri=found.uri,
@@ -77,8 +77,8 @@ def refused_row(found: SourceObject, kind: str, message: str, doc_id: str | None
         size=found.size,
         status="failed",
         doc_id=doc_id,
-        error_type=kind,
-        error_message=message,
+        reason=reason,
+        message=message,
     )
 
 
