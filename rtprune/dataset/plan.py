@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rtprune.dataset.output import Output, check_run_id
-from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, parquet_bytes, storable
+from rtprune.dataset.layout import Output, check_run_id
+from rtprune.dataset.parquet import parquet_bytes
+from rtprune.dataset.schema import DOCUMENTS, DocumentRow, document_table, storable
 from rtprune.errors import RTPruneError
 from rtprune.store import create_if_absent, get, put
 
@@ -203,7 +204,7 @@ class PlanLog:
             plan = _with_slices(stamped, units)
             number = self._count + 1
             if create_if_absent(self._output.plan_uri(number), parquet_bytes(plan)):
-                write_documents(self._output, number, run_id, stamped)
+                put(self._output.documents_uri(number), parquet_bytes(stamped))
                 self._take(plan)
                 return (*learnt, *_units_of(plan))
 
@@ -315,38 +316,3 @@ def plan_table(data: bytes, uri: str) -> pa.Table:
         raise RTPruneError(
             f"{uri} is not a plan of this version of rtprune", "restore it from a backup, or start a new OUTPUT"
         ) from error
-
-
-@dataclass(frozen=True)
-class Plans:
-    """The tables of all plans of ``output``, oldest first; fetched anew, one by one, whenever they are iterated."""
-
-    output: Output
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        return _plans(self.output)
-
-
-def standing_documents(plans: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Each of ``plans``, oldest first, and its ``documents`` rows without those that a later one supersedes.
-
-    Args:
-        plans: iterated twice.
-    """
-    latest: dict[bytes, int] = {}  # the last plan of objects that could not be opened: no others are planned again
-    for number, plan in enumerate(plans):
-        for key, status in zip(_keys(plan), plan.column("status").to_pylist(), strict=True):
-            if status == "failed" or key in latest:
-                latest[key] = number
-    for number, plan in enumerate(plans):
-        stands = pa.array([latest.get(key, number) == number for key in _keys(plan)], pa.bool_())
-        yield plan, plan.select(DOCUMENTS.names).cast(DOCUMENTS).filter(stands)
-
-
-def _keys(plan: pa.Table) -> Iterator[bytes]:
-    return map(_fingerprint, plan.column("uri").to_pylist(), plan.column("version").to_pylist())
-
-
-def write_documents(output: Output, number: int, run_id: str, documents: pa.Table) -> None:
-    """Write for readers what stands of the ``documents`` rows of plan ``number``, made by run ``run_id``."""
-    put(output.documents_uri(run_id, number), parquet_bytes(documents))
