@@ -1,4 +1,4 @@
-"""What a verification tells: findings by kind, and the counts that they are to be seen against."""
+"""What a verification reports: findings by kind, and the counts to see them against."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: Findings of one kind that are kept; of the rest only their number is told.
+#: Findings of one kind that are kept; the rest are only counted.
 KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found: a short stable name of its kind, the object it is about, and in words."""
+    """One finding: a short stable name of its kind, the object it is about, and what is the matter in words."""
 
     kind: str
     where: str
@@ -32,10 +32,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found. Counts are pages, units and data files; units not committed yet are ``unread``.
+    """What a verification reports. Counts are pages, units and files; units not committed yet are ``unread``.
 
-    ``pages`` were found where they belong. ``off`` is what breaks a promise; ``harmless`` is what killed or running
-    work leaves, which changes no page that ``read_pages`` gives.
+    ``pages`` are where they belong, each once. ``errors`` break a promise; what is ``harmless`` was left by killed or
+    running work, and changes no page that ``read_pages`` gives.
     """
 
     quick: bool
@@ -45,13 +45,13 @@ class Verdict:
     pages: int
     unread_units: int
     unread_pages: int
-    off: Findings
+    errors: Findings
     harmless: Findings
 
     @property
     def sound(self) -> bool:
         """Whether every page of a committed unit is in exactly one row, and all else is as it was written."""
-        return not self.off
+        return not self.errors
 
 
 class Collector:
@@ -67,9 +67,9 @@ class Collector:
         if self._totals[kind] <= KEPT:
             self._kept.append(Finding(kind, where, what))
 
-    def found(self, kind: str) -> bool:
-        """Whether there is one of this kind."""
-        return kind in self._totals
+    def has(self, *kinds: str) -> bool:
+        """Whether there is one of these kinds."""
+        return any(kind in self._totals for kind in kinds)
 
     def findings(self) -> Findings:
         """All of them, kind by kind."""

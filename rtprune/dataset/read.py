@@ -1,7 +1,7 @@
-"""Reading a dataset: committed rows only, at any time, also while runs are writing and compactions at work.
+"""Reading a dataset, at any time, also while runs are writing and compactions at work.
 
-After a publish any Parquet reader sees the same rows by a plain glob over ``OUTPUT/pages/**/*.parquet``, as long as no
-compaction is at work.
+Any Parquet reader sees the same rows by a plain glob over ``OUTPUT/pages/**/*.parquet`` while runs write; what it sees
+during a compaction is said in ``compact``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from rtprune.dataset.files import file_set
-from rtprune.dataset.output import Output
-from rtprune.dataset.plan import Plans, standing_documents
+from rtprune.dataset.documents import standing_documents
+from rtprune.dataset.files import current_files
+from rtprune.dataset.layout import Output
 from rtprune.dataset.schema import DOCUMENTS, PAGES
 from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import join, open_filesystem, store_errors
@@ -65,8 +65,12 @@ class Statistics:
         return 1.0 - self.visual_tokens_after / self.visual_tokens_before
 
 
-def read_pages(output: Output, columns: Sequence[str] | None = None) -> pa.Table:
-    """The committed page rows as one table, in no particular order; all columns unless some are named.
+def read_pages(output: Output | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The page rows as one table, in no particular order.
+
+    Args:
+        output: the dataset, or its URI.
+        columns: those to read; all unless some are named.
 
     Raises:
         UsageError: a column that there is not.
@@ -76,17 +80,21 @@ def read_pages(output: Output, columns: Sequence[str] | None = None) -> pa.Table
     unknown = sorted(set(columns or ()) - set(PAGES.names))
     if unknown:
         raise UsageError(f"pages have no column {unknown[0]!r}", f"there are {', '.join(PAGES.names)}")
-    return _scan(output, columns, lambda scanner: scanner.to_table())
+    return _scan(_dataset(output), columns, lambda scanner: scanner.to_table())
 
 
-def read_documents(output: Output) -> pa.Table:
-    """One row per object of the source in each version met, in the order they were planned."""
-    standing = (rows for _, rows in standing_documents(Plans(output)))
-    return pa.concat_tables([DOCUMENTS.empty_table(), *standing])
+def read_documents(output: Output | str) -> pa.Table:
+    """One row per object of the source in each version met, in the order they were planned.
+
+    Args:
+        output: the dataset, or its URI.
+    """
+    return pa.concat_tables([DOCUMENTS.empty_table(), *standing_documents(_dataset(output))])
 
 
-def statistics(output: Output) -> Statistics:
-    """Counts and sums over the committed rows, in constant memory. Raises as ``read_pages`` does."""
+def statistics(output: Output | str) -> Statistics:
+    """Counts and sums over all rows, in constant memory. ``output`` and errors are those of ``read_pages``."""
+    output = _dataset(output)
     sums = _scan(output, ("status", "reason", *_SUMMED), _sums)
     documents = read_documents(output)
     planned = documents.filter(pc.equal(documents.column("status"), "ok"))
@@ -134,8 +142,12 @@ def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:
     return [reason or "unknown" for reason in failed.column("reason").to_pylist()]
 
 
+def _dataset(output: Output | str) -> Output:
+    return Output.existing(output) if isinstance(output, str) else output
+
+
 def _scan(output: Output, columns: Sequence[str] | None, take: Callable[[pads.Scanner], T]) -> T:
-    """What ``take`` makes of the committed rows; it begins again where a compaction has replaced a file meanwhile."""
+    """What ``take`` makes of the rows; it begins again where a compaction has replaced a file meanwhile."""
     files = _files(output)
     for _ in range(BEGINNINGS):
         try:
@@ -151,7 +163,7 @@ def _scan(output: Output, columns: Sequence[str] | None, take: Callable[[pads.Sc
 
 
 def _files(output: Output) -> list[str]:
-    return [file.file for file in file_set(output).files]
+    return [file.file for file in current_files(output).files]
 
 
 @contextmanager

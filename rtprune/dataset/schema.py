@@ -1,4 +1,4 @@
-"""The dataset's rows and columns, versioned: the one place that says what a page, a document and a run are in Parquet.
+"""The dataset's rows and columns, versioned: every column, its meaning and its unit.
 
 A worker fills the row classes; the columns that say where a row comes from (``run_id``, ``config_hash``,
 ``schema_version``) are stamped on when the rows become a table, so that no caller can get them wrong.
@@ -6,15 +6,13 @@ A worker fills the row classes; the columns that say where a row comes from (``r
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rtprune.errors import Reason
 
@@ -23,7 +21,7 @@ SCHEMA_VERSION = 1
 
 PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 DocumentStatus = Literal["ok", "failed", "duplicate"]
-RunStatus = Literal["running", "finished", "stopped", "failed", "died"]
+RunStatus = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +38,7 @@ class RegionRow:
 
 @dataclass(frozen=True, slots=True)
 class PageRow:
-    """One page as read. What was never reached (a failed page has no tokens) is ``None``.
-
-    Token counts cover the whole visual sequence; ``keep_ratio`` is after / before; times are milliseconds;
-    ``page`` counts from 1; ``attempts`` from 1. ``decode_steps`` are passes of the decoder, fewer than the output's
-    tokens by the ``accepted_tokens`` of the ``drafted_tokens`` that were guessed. ``strategy`` is the way of
-    reading that gave the text. ``audit_distance`` is the normalised edit distance of the text to that of the same page
-    unpruned, where it was read both ways. ``scale`` is below 1 where the picture was made smaller than asked for,
-    because the page is so large.
-    """
+    """One page as read; the fields are the columns of ``PAGES``. What was never reached is ``None``."""
 
     doc_id: str
     uri: str
@@ -85,13 +75,9 @@ class PageRow:
 
 @dataclass(frozen=True, slots=True)
 class DocumentRow:
-    """One object of the source, in one version.
+    """One object of the source, in one version; the fields are columns of ``DOCUMENTS``.
 
-    ``status`` is "ok" (its pages are in the dataset, or on their way), "failed" (it could not be opened: no pages), or
-    "duplicate" (the same bytes are read under another URI or version; join ``pages`` by ``doc_id``). Whoever inspects
-    the source says "ok" or "failed"; the plan finds the duplicates.
-
-    ``doc_id`` is the SHA-256 of the bytes in hexadecimal, ``None`` where they could not be read.
+    Whoever inspects the source says "ok" or "failed"; the plan marks the duplicates.
     """
 
     uri: str
@@ -107,14 +93,14 @@ class DocumentRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One run: what was asked for, when, and what came of it. Counts are of this run alone; times are in UTC.
+    """One run: what was asked for, when, and what came of it; the fields are the columns of ``RUNS``.
 
-    A run that was killed says "running" until a later one finds it dead; then it says "died".
     ``settings`` become JSON in the table; a password among them is left out.
     """
 
     run_id: str
     started_at: datetime
+    last_seen_at: datetime
     ended_at: datetime | None
     status: RunStatus
     source: str
@@ -129,102 +115,165 @@ class RunRow:
     message: str | None = None
 
 
-def _column(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    """A column that has a value in every row."""
+    return pa.field(name, kind, nullable=False, metadata={"description": meaning})
+
+
+def _optional(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"description": meaning})
+
+
+_STAMPS = (
+    _column("run_id", pa.string(), "The run that wrote the row."),
+    _column("config_hash", pa.string(), "Start of the SHA-256 of the configuration that the row was made with."),
+    _column("schema_version", pa.int32(), f"Version of these columns: {SCHEMA_VERSION}."),
+)
 
 
 def _schema(table: str, *columns: pa.Field) -> pa.Schema:
-    stamps = {"run_id": pa.string(), "config_hash": pa.string(), "schema_version": pa.int32()}
     named = {column.name for column in columns}
     return pa.schema(
-        [*columns, *(_column(name, kind) for name, kind in stamps.items() if name not in named)],
+        [*columns, *(stamp for stamp in _STAMPS if stamp.name not in named)],
         metadata={"rtprune.table": table, "rtprune.schema_version": str(SCHEMA_VERSION)},
     )
 
 
 _UTC = pa.timestamp("us", tz="UTC")
+_MS = "milliseconds; a batch's time is shared evenly over its pages."
 
 REGION = pa.struct(
     [
-        _column("label", pa.string()),
-        _column("x1", pa.int16()),
-        _column("y1", pa.int16()),
-        _column("x2", pa.int16()),
-        _column("y2", pa.int16()),
-        _column("text", pa.string()),
+        _column("label", pa.string(), "What the model calls the region: title, text, table, image, ..."),
+        _column("x1", pa.int16(), "Left edge, thousandths of the picture's width, 0 to 999."),
+        _column("y1", pa.int16(), "Upper edge, thousandths of the picture's height, 0 to 999."),
+        _column("x2", pa.int16(), "Right edge, thousandths of the picture's width, 0 to 999."),
+        _column("y2", pa.int16(), "Lower edge, thousandths of the picture's height, 0 to 999."),
+        _column("text", pa.string(), "The region's text."),
     ]
 )
 
 PAGES = _schema(
     "pages",
-    _column("doc_id", pa.string()),
-    _column("uri", pa.string()),
-    _column("page", pa.int32()),
-    _column("status", pa.string()),
-    pa.field("text", pa.string()),
-    pa.field("regions", pa.list_(_column("element", REGION)), nullable=False),
-    pa.field("finish_reason", pa.string()),
-    _column("model", pa.string()),
-    pa.field("mode", pa.string()),
-    pa.field("strategy", pa.string()),
-    pa.field("visual_tokens_before", pa.int32()),
-    pa.field("visual_tokens_after", pa.int32()),
-    pa.field("keep_ratio", pa.float64()),
-    pa.field("similarity", pa.float64()),
-    pa.field("density", pa.float64()),
-    pa.field("prompt_tokens", pa.int32()),
-    pa.field("output_tokens", pa.int32()),
-    *(pa.field(name, pa.int32()) for name in ("decode_steps", "drafted_tokens", "accepted_tokens")),
-    pa.field("audit_distance", pa.float64()),
-    pa.field("audit_output_tokens", pa.int32()),
-    pa.field("scale", pa.float64()),
-    pa.field("render_ms", pa.float64()),
-    pa.field("encode_ms", pa.float64()),
-    pa.field("prune_ms", pa.float64()),
-    pa.field("prefill_ms", pa.float64()),
-    pa.field("decode_ms", pa.float64()),
-    _column("attempts", pa.int32()),
-    pa.field("reason", pa.string()),
-    pa.field("message", pa.string()),
+    _column("doc_id", pa.string(), "SHA-256 of the document's bytes, hexadecimal."),
+    _column("uri", pa.string(), "The object that the document was read from."),
+    _column("page", pa.int32(), "Number of the page in its document, from 1."),
+    _column(
+        "status",
+        pa.string(),
+        "ok; empty (no text on the page); truncated (cut at the token limit); loop (cut where it repeated itself); "
+        "failed (not read, see reason); skipped (rendered without a model).",
+    ),
+    _optional("text", pa.string(), "The page's text without location marks; of a page that was cut, the part before."),
+    pa.field(
+        "regions",
+        pa.list_(pa.field("element", REGION, nullable=False)),
+        nullable=False,
+        metadata={"description": "Parts of the page that the model located, in reading order."},
+    ),
+    _optional("finish_reason", pa.string(), "Why decoding ended: eos (the model ended), length or loop."),
+    _column("model", pa.string(), "The model, with its revision."),
+    _optional("mode", pa.string(), "The size of the views that gave the text."),
+    _optional(
+        "strategy",
+        pa.string(),
+        "The way of reading that gave the text: default, or, where that looped, unpruned, tiled or sampled.",
+    ),
+    _optional("visual_tokens_before", pa.int32(), "Visual tokens of the page before pruning, of all views."),
+    _optional("visual_tokens_after", pa.int32(), "Visual tokens of the page after pruning, of all views."),
+    _optional("keep_ratio", pa.float64(), "visual_tokens_after / visual_tokens_before, 0 to 1."),
+    _optional("similarity", pa.float64(), "Mean squared cosine of the page's visual tokens, 0 to 1."),
+    _optional("density", pa.float64(), "Share of the page's pixels that lie on an edge, 0 to 1."),
+    _optional("prompt_tokens", pa.int32(), "Tokens given to the decoder, visual tokens after pruning included."),
+    _optional("output_tokens", pa.int32(), "Tokens that the decoder gave, the end token included."),
+    _optional("decode_steps", pa.int32(), "Passes of the decoder that these took, the prefill included."),
+    _optional("drafted_tokens", pa.int32(), "Output tokens that were guessed ahead."),
+    _optional("accepted_tokens", pa.int32(), "Guessed tokens that were right; each saves a pass."),
+    _optional(
+        "audit_distance",
+        pa.float64(),
+        "Normalised edit distance to the text of the same page unpruned, 0 to 1, where it was read both ways.",
+    ),
+    _optional("audit_output_tokens", pa.int32(), "Output tokens of the unpruned reading, where there was one."),
+    _optional(
+        "scale", pa.float64(), "Size of the rendered picture to the one asked for; below 1 where the page is too large."
+    ),
+    _optional("render_ms", pa.float64(), "Page to picture, milliseconds."),
+    _optional("encode_ms", pa.float64(), f"Picture to visual tokens, {_MS}"),
+    _optional("prune_ms", pa.float64(), "Pruning, milliseconds."),
+    _optional("prefill_ms", pa.float64(), f"Prompt to first token, {_MS}"),
+    _optional("decode_ms", pa.float64(), f"All further tokens, {_MS}"),
+    _column("attempts", pa.int32(), "The attempt that gave the row, from 1."),
+    _optional("reason", pa.string(), "Why the page failed, one of the reasons in rtprune.errors."),
+    _optional("message", pa.string(), "Why the page failed, in words."),
 )
 
 DOCUMENTS = _schema(
     "documents",
-    _column("uri", pa.string()),
-    pa.field("doc_id", pa.string()),
-    _column("version", pa.string()),
-    _column("size", pa.int64()),
-    pa.field("kind", pa.string()),
-    pa.field("pages", pa.int32()),
-    _column("status", pa.string()),
-    pa.field("reason", pa.string()),
-    pa.field("message", pa.string()),
-    _column("discovered_at", _UTC),
+    _column("uri", pa.string(), "The object."),
+    _optional("doc_id", pa.string(), "SHA-256 of its bytes, hexadecimal; null where they could not be read."),
+    _column("version", pa.string(), "What tells this content of the object from others: its ETag, or time and size."),
+    _column("size", pa.int64(), "Bytes."),
+    _optional("kind", pa.string(), "pdf or image."),
+    _optional("pages", pa.int32(), "Number of pages."),
+    _column(
+        "status",
+        pa.string(),
+        "ok (its pages are planned); failed (it could not be opened, see reason); duplicate (the same bytes are read "
+        "from another object: join pages by doc_id).",
+    ),
+    _optional("reason", pa.string(), "Why the object could not be opened, one of the reasons in rtprune.errors."),
+    _optional("message", pa.string(), "Why the object could not be opened, in words."),
+    _column("discovered_at", _UTC, "When the object was planned, UTC."),
 )
 
 RUNS = _schema(
     "runs",
-    _column("run_id", pa.string()),
-    _column("started_at", _UTC),
-    pa.field("ended_at", _UTC),
-    _column("status", pa.string()),
-    _column("source", pa.string()),
-    _column("settings", pa.string()),
-    *(_column(name, pa.int64()) for name in ("documents", "documents_failed", "units", "pages", "pages_failed")),
-    *(_column(name, pa.int64()) for name in ("visual_tokens_before", "visual_tokens_after")),
-    pa.field("message", pa.string()),
+    _column("run_id", pa.string(), "The run."),
+    _column("started_at", _UTC, "When the run began, UTC."),
+    _column("last_seen_at", _UTC, "When the run last wrote this row, UTC; renewed while it works."),
+    _optional("ended_at", _UTC, "When the run ended, UTC."),
+    _column(
+        "status",
+        pa.string(),
+        "running, finished, stopped (on request) or failed. A run that was killed says running for ever: "
+        "its last_seen_at is old.",
+    ),
+    _column("source", pa.string(), "What was to be read."),
+    _column("settings", pa.string(), "The settings as JSON, without passwords."),
+    _column("documents", pa.int64(), "Objects planned by this run."),
+    _column("documents_failed", pa.int64(), "Objects among them that could not be opened."),
+    _column("units", pa.int64(), "Units committed by this run."),
+    _column("pages", pa.int64(), "Pages in these units."),
+    _column("pages_failed", pa.int64(), "Pages among them with status failed."),
+    _column("visual_tokens_before", pa.int64(), "Visual tokens of these pages before pruning."),
+    _column("visual_tokens_after", pa.int64(), "Visual tokens of these pages after pruning."),
+    _optional("message", pa.string(), "Why the run failed, in words."),
 )
 
-#: Columns with few distinct values in a file: the only ones worth a dictionary.
-_REPEATING = frozenset(
-    {"doc_id", "uri", "status", "finish_reason", "model", "mode", "kind", "attempts", "reason"}
-    | {"run_id", "config_hash", "schema_version"}
-)
-#: Columns whose smallest and largest value help no query, and would put page text into the footer.
-_WITHOUT_STATISTICS = frozenset({"text", "message", "settings"})
 
-#: The default of a million rows would hold gigabytes of page text in one row group.
-ROW_GROUP_ROWS = 16_384
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as documented."""
+
+    name: str
+    type: str
+    nullable: bool
+    meaning: str
+
+
+def columns(schema: pa.Schema) -> list[Column]:
+    """The columns of ``PAGES``, ``DOCUMENTS`` or ``RUNS``; the fields of ``regions`` follow it as ``regions.label``."""
+    return [column for field in schema for column in _documented(field, "")]
+
+
+def _documented(field: pa.Field, prefix: str) -> Iterator[Column]:
+    nested = pa.types.is_list(field.type)
+    kind = "list of struct" if nested else str(field.type)
+    yield Column(prefix + field.name, kind, field.nullable, field.metadata[b"description"].decode())
+    if nested:
+        for part in field.type.value_type:
+            yield from _documented(part, f"{prefix}{field.name}.")
 
 
 def page_table(rows: Sequence[PageRow], *, run_id: str, config_hash: str) -> pa.Table:
@@ -270,33 +319,3 @@ def _storable_value(value: Any) -> Any:
         case tuple():
             return [_storable_value(item) for item in value]
     return value
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """``table`` as one Parquet file in memory, so that it can be written in a single put."""
-    sink = io.BytesIO()
-    with parquet_writer(sink, table.schema) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-    return sink.getvalue()
-
-
-def parquet_writer(sink: io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """Writes tables of ``schema`` to ``sink`` the way all files of the dataset are written."""
-    return pq.ParquetWriter(
-        sink,
-        schema,
-        compression="zstd",
-        use_dictionary=[name for name in schema.names if name in _REPEATING],
-        write_statistics=[
-            field.name
-            for field in schema
-            if field.name not in _WITHOUT_STATISTICS and not pa.types.is_nested(field.type)
-        ],
-        write_page_index=True,
-        write_page_checksum=True,
-    )
-
-
-def row_count(data: bytes) -> int:
-    """Number of rows in a Parquet file."""
-    return int(pq.read_metadata(pa.BufferReader(data)).num_rows)

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rtprune.dataset.layout import Output, check_run_id
-from rtprune.dataset.plan import PageSlice, Unit, documents_of, make_plan, plan_table, units_of, without_repeats
 from rtprune.dataset.parquet import parquet_bytes
+from rtprune.dataset.plan import PageSlice, Unit, documents_of, make_plan, plan_table, units_of, without_repeats
 from rtprune.dataset.schema import DocumentRow, storable
 from rtprune.errors import Reason, RTPruneError
 from rtprune.store import create_if_absent, find, get, get_many, join, put

@@ -1,56 +1,66 @@
-"""Proof of what a dataset promises: every planned page is in exactly one committed row, and nothing else is.
+"""Proof of what a dataset promises: every page of every unit that is done is in exactly one row, and nothing else is.
 
-The plans put each page into one unit; markers and records of compactions put each unit into one file. So every page is
-there once if each file holds the pages of its units once and no others, which takes the memory of one file at a time.
+Files are checked one by one: by their own checksums, their columns, the units that they say they hold. What all of
+them hold together is then held against the plans by the queries of ``ledger``.
 
-What is written first is read last (records, manifests, markers, pages, plans), so that work that goes on meanwhile
-looks unfinished rather than damaged.
+What is written last is read first (files, then records, then plans), so that work that goes on meanwhile looks
+unfinished rather than damaged.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rtprune.dataset.documents import Succession
 from rtprune.dataset.files import (
-    CommittedFile,
     CompactedFile,
     DataFile,
     FileSet,
-    manifest_files,
-    manifest_uris,
-    marked_file,
-    marker_uris,
+    elsewhere,
+    listing,
     move_units,
+    opened,
+    own_files,
     record_uris,
     recorded_file,
-    unit_name,
 )
 from rtprune.dataset.findings import Collector, Verdict
-from rtprune.dataset.output import Output, compaction_of, unit_of
-from rtprune.dataset.planned import Planned
-from rtprune.dataset.schema import PAGES
+from rtprune.dataset.layout import Output, compaction_of
+from rtprune.dataset.ledger import Ledger, open_ledger
+from rtprune.dataset.parquet import checksum_holds, difference, units_in
+from rtprune.dataset.plan import plan_table
+from rtprune.dataset.schema import DOCUMENTS, PAGES
 from rtprune.errors import RTPruneError
-from rtprune.store import get, get_many, join, open_filesystem, store_errors
+from rtprune.store import find, get, get_many, is_remote, join
 
-MARKERS_AT_ONCE = 10_000
+#: Files above this are read one at a time.
+LARGE_BYTES = 16_000_000
+#: Files asked for while one that is slow to come holds up the rest.
+FILES_AHEAD = 1_000
 #: How often a verification begins again because a compaction replaced a file that it was about to read.
 BEGINNINGS = 5
+
+_KEY = pa.schema([("doc_id", pa.string()), ("page", pa.int32())])
 
 
 def verify_dataset(output: Output, *, quick: bool = False) -> Verdict:
     """Hold everything in OUTPUT against everything else.
 
+    Takes the memory of one file and of the database (``ledger.MEMORY_LIMIT``); what does not fit goes to the disk of
+    temporary files.
+
     Args:
         output: the dataset; runs and compactions may be at work on it.
-        quick: believe manifests without the markers they list, and files of the right size without their SHA-256.
+        quick: believe files of pages by their size, columns and keys, without their checksums.
 
     Raises:
         StoreError: the store failed.
@@ -67,230 +77,248 @@ class _Verification:
     def __init__(self, output: Output, quick: bool) -> None:
         self._output = output
         self._quick = quick
-        self._off = Collector()
+        self._errors = Collector()
         self._harmless = Collector()
-        self._records = record_uris(output)
-
-    def overtaken(self) -> bool:
-        """Whether files are missing that a compaction may have replaced meanwhile."""
-        return self._off.found("missing-file") and record_uris(self._output) != self._records
+        self._written = self._records_and_plans()
 
     def verdict(self) -> Verdict:
-        records = dict(self._compactions())
-        marked, unreadable = self._marked()
-        now = self._moved(marked, records)
-        sizes = self._sizes()
-        planned = Planned(self._output, self._off)
-        pages = sum(self._check_file(file, sizes.get(file.file), planned, now) for file in now.files)
-        if planned.whole:
-            for unit_id in sorted(now.by_unit.keys() - planned.units.keys()):
-                self._off.add("unplanned-unit", self._output.marker_uri(unit_id), "no plan has this unit")
-        planned.check_documents(self._output, self._off, self._harmless)
-        self._leftovers(sizes, now)
-        unread = planned.units.keys() - now.by_unit.keys() - unreadable
+        now, unreadable_records = self._file_set(listing(self._output))
+        files = now.files
+        with open_ledger() as ledger:
+            ledger.add_homes((number, file.units) for number, file in enumerate(files))
+            self._check_files(files, now.listed, ledger)
+            all_plans = self._check_plans(ledger)
+            ledger.join()
+            self._check_pages(ledger, files, all_plans)
+            counts = ledger.counts()
+        self._check_runs()
+        self._check_leftovers(now, unreadable_records)
         return Verdict(
             quick=self._quick,
-            files=len(now.files),
-            planned_units=len(planned.units),
-            planned_pages=planned.page_count,
-            pages=pages,
-            unread_units=len(unread),
-            unread_pages=sum(map(planned.pages_in, unread)),
-            off=self._off.findings(),
+            files=len(files),
+            planned_units=counts.units,
+            planned_pages=counts.pages,
+            pages=counts.sound_pages,
+            unread_units=counts.unread_units,
+            unread_pages=counts.unread_pages,
+            errors=self._errors.findings(),
             harmless=self._harmless.findings(),
         )
 
-    def _compactions(self) -> Iterator[tuple[int, CompactedFile]]:
-        for number, (uri, data) in enumerate(get_many(self._records).items(), start=1):
+    def overtaken(self) -> bool:
+        """Whether what is missing or differs may have been replaced meanwhile."""
+        suspicious = self._errors.has("missing-file", "wrong-documents")
+        return suspicious and self._written != self._records_and_plans()
+
+    def _records_and_plans(self) -> list[str]:
+        return [*record_uris(self._output), *self._plan_uris()]
+
+    def _plan_uris(self) -> list[str]:
+        return find(join(self._output.uri, "_rtprune", "plans"), ".parquet")
+
+    def _file_set(self, listed: Mapping[str, int]) -> tuple[FileSet, set[int]]:
+        """The files that make up the dataset, as far as records can be read; and numbers of those that cannot."""
+        by_unit = own_files(listed)
+        records: list[CompactedFile | None] = []
+        unreadable: set[int] = set()
+        for number, (uri, data) in enumerate(get_many(record_uris(self._output)).items(), start=1):
             if uri != self._output.compaction_uri(number):
-                self._off.add("missing-record", self._output.compaction_uri(number), "there are later ones")
-                return
+                self._errors.add("missing-record", self._output.compaction_uri(number), "there are later ones")
+                break
+            records.append(None)
             try:
                 record = recorded_file(data, uri)
             except RTPruneError as error:
-                self._off.add("damaged-record", uri, str(error))
+                self._errors.add("damaged-record", uri, str(error))
+                unreadable.add(number)
                 continue
-            if record is not None:
-                self._check_name("damaged-record", uri, record)
-                yield number, record
-
-    def _marked(self) -> tuple[dict[str, CommittedFile], set[str]]:
-        """What manifests and markers say, by unit; and the units whose markers say nothing."""
-        listed = self._listed()
-        markers = {unit_name(uri): uri for uri in marker_uris(self._output)}
-        for unit_id in sorted(listed.keys() - markers.keys()):
-            self._off.add("missing-marker", self._output.marker_uri(unit_id), f"{listed[unit_id][0]} lists its unit")
-        marked = {unit_id: file for unit_id, (_, file) in listed.items()}
-        unreadable: set[str] = set()
-        asked = [uri for unit_id, uri in markers.items() if not (self._quick and unit_id in listed)]
-        for start in range(0, len(asked), MARKERS_AT_ONCE):
-            for uri, data in get_many(asked[start : start + MARKERS_AT_ONCE]).items():
-                unit_id = unit_name(uri)
-                try:
-                    file = marked_file(data, uri)
-                except RTPruneError as error:
-                    self._off.add("damaged-marker", uri, str(error))
-                    unreadable.add(unit_id)
-                    continue
-                if file.unit_id != unit_id:
-                    self._off.add("damaged-marker", uri, f"it is for unit {file.unit_id}")
-                    unreadable.add(unit_id)
-                    continue
-                self._check_name("damaged-marker", uri, file)
-                if unit_id in listed and listed[unit_id][1] != file:
-                    self._off.add("wrong-manifest", listed[unit_id][0], f"the marker of unit {unit_id} says otherwise")
-                marked[unit_id] = file
-        return marked, unreadable
-
-    def _listed(self) -> dict[str, tuple[str, CommittedFile]]:
-        """What the manifests list, by unit, with the manifest that does."""
-        listed: dict[str, tuple[str, CommittedFile]] = {}
-        for uri, data in get_many(manifest_uris(self._output)).items():
-            try:
-                files = manifest_files(data, uri)
-            except RTPruneError as error:
-                self._off.add("damaged-manifest", uri, str(error))
+            if record is None:
                 continue
-            for file in files:
-                if file.unit_id in listed and listed[file.unit_id][1] != file:
-                    self._off.add("wrong-manifest", uri, f"{listed[file.unit_id][0]} has unit {file.unit_id} elsewhere")
-                listed[file.unit_id] = uri, file
-        return listed
-
-    def _check_name(self, kind: str, uri: str, file: DataFile) -> None:
-        if not file.file.endswith(f"-{file.sha256[:16]}.parquet"):
-            self._off.add(kind, uri, "its SHA-256 is not the one in the name of its file")
-
-    def _moved(self, marked: Mapping[str, CommittedFile], records: Mapping[int, CompactedFile]) -> FileSet:
-        by_unit: dict[str, DataFile] = dict(marked)
-        for number, record in records.items():
-            uri = self._output.compaction_uri(number)
-            rows = sum(marked[unit_id].rows for unit_id in record.units if unit_id in marked)
+            if not record.file.endswith(f"-{record.sha256[:16]}.parquet"):
+                self._errors.add("damaged-record", uri, "its SHA-256 is not the one in the name of its file")
+            records[-1] = record
             try:
                 move_units(by_unit, record, uri)
             except RTPruneError:
-                self._off.add("wrong-record", uri, "its units are not those of whole files that were there before")
-                continue
-            if rows != record.rows:
-                self._off.add("wrong-record", uri, f"it has {record.rows} rows, and its units have {rows}")
-        known = [records.get(number) for number in range(1, len(self._records) + 1)]
-        return FileSet(by_unit, known)
+                self._errors.add("wrong-record", uri, "its units are not those of whole files that were there before")
+        return FileSet(by_unit, records, listed), unreadable
 
-    def _sizes(self) -> dict[str, int]:
-        """Size in bytes of everything that a reader of the pages' folder sees, by path within OUTPUT."""
-        filesystem, root = open_filesystem(self._output.uri)
-        with store_errors(self._output.uri):
+    def _check_files(self, files: Sequence[DataFile], listed: Mapping[str, int], ledger: Ledger) -> None:
+        for number, examined in self._examined(files, listed):
+            for kind, what in examined.errors:
+                self._errors.add(kind, join(self._output.uri, files[number].file), what)
+            if examined.keys is not None:
+                ledger.add_rows(number, examined.keys)
+
+    def _examined(self, files: Sequence[DataFile], listed: Mapping[str, int]) -> Iterator[tuple[int, _Examined]]:
+        """Every file's number and what is in it: many small ones at a time, large ones one by one."""
+        examine = partial(_examine, self._output, listed, self._quick)
+        small = [number for number, file in enumerate(files) if file.bytes <= LARGE_BYTES]
+        with ThreadPoolExecutor(16 if is_remote(self._output.uri) else min(4, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(small), FILES_AHEAD):
+                some = small[start : start + FILES_AHEAD]
+                yield from zip(some, pool.map(examine, [files[number] for number in some]), strict=True)
+        for number, file in enumerate(files):
+            if file.bytes > LARGE_BYTES:
+                yield number, examine(file)
+
+    def _check_plans(self, ledger: Ledger) -> bool:
+        """Hold plans and ``documents`` files against each other; returns whether all plans could be read."""
+        succession = Succession.of(self._plans(ledger))
+        for number, uri in ledger.not_covered():
+            what = f"its units do not hold each page of {uri} once"
+            self._errors.add("wrong-plan", self._output.plan_uri(number), what)
+        for number, uri in ledger.planned_again():
+            self._errors.add("wrong-plan", self._output.plan_uri(number), f"the pages of {uri} were planned before")
+        for unit_id, right in ledger.wrong_unit_ids(self._output.config_hash):
+            self._errors.add("wrong-unit-id", unit_id, f"its pages and the configuration make {right}")
+        all_plans = not self._errors.has("missing-plan", "damaged-plan")
+        if all_plans:
+            self._check_documents(succession)
+        return all_plans
+
+    def _plans(self, ledger: Ledger) -> Iterator[pa.Table]:
+        """All plans that can be read, oldest first, after ``ledger`` has taken them in."""
+        for number, uri in enumerate(self._plan_uris(), start=1):
+            if uri != (expected := self._output.plan_uri(number)):
+                self._errors.add("missing-plan", expected, f"there is {uri.rsplit('/', 1)[1]}, but not this one")
+                return
             try:
-                found: dict[str, dict[str, Any]] = filesystem.find(f"{root}/pages", detail=True)
-            except FileNotFoundError:
-                return {}
-        return {
-            path.removeprefix(root + "/"): int(facts["size"])
-            for path, facts in found.items()
-            if not path.rsplit("/", 1)[1].startswith(".")
-        }
+                data = get(uri)
+                plan = plan_table(data, uri)
+            except RTPruneError as error:
+                self._errors.add("damaged-plan", uri, str(error))
+                return
+            if not checksum_holds(data):
+                self._errors.add("damaged-plan", uri, "its checksum does not hold")
+                return
+            if pc.unique(plan.column("config_hash")).to_pylist() != [self._output.config_hash]:
+                what = f"it was made with another configuration than {self._output.config_hash}"
+                self._errors.add("wrong-configuration", uri, what)
+            ledger.add_plan(number, plan)
+            yield plan
 
-    def _check_file(self, file: DataFile, size: int | None, planned: Planned, now: FileSet) -> int:
-        """Number of pages that ``file`` holds as it should."""
-        where = join(self._output.uri, file.file)
-        if size is None:
-            self._off.add("missing-file", where, f"it holds {file.rows} pages of {len(file.units)} units")
-            return 0
-        if size != file.bytes:
-            self._off.add("wrong-size", where, f"it has {size} bytes and was committed with {file.bytes}")
-        try:
-            with self._opened(file, where) as stored:
-                pages = self._check_content(stored, file, where)
-        except FileNotFoundError:
-            self._off.add("missing-file", where, "it vanished while it was read")
-            return 0
-        except (pa.ArrowException, OSError) as error:
-            self._off.add("unreadable-file", where, " ".join(str(error).split()))
-            return 0
-        return 0 if pages is None else self._check_pages(pages, file, where, planned, now)
-
-    @contextmanager
-    def _opened(self, file: DataFile, where: str) -> Iterator[pq.ParquetFile]:
-        if self._quick:
-            filesystem, path = open_filesystem(where)
-            with store_errors(where), filesystem.open(path, cache_type="none") as source:  # no more than is asked for
-                try:
-                    yield pq.ParquetFile(source, page_checksum_verification=True)
-                except OSError as error:
-                    if isinstance(error, FileNotFoundError) or error.errno is not None:
-                        raise
-                    raise pa.ArrowInvalid(str(error)) from error  # Arrow says so as well where the content is damaged
-            return
-        data = get(where)
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            self._off.add("wrong-checksum", where, "its SHA-256 is not the one it was committed with")
-        yield pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-
-    def _check_content(self, stored: pq.ParquetFile, file: DataFile, where: str) -> Counter[tuple[str, int]] | None:
-        """The pages in the file, each with how often; ``None`` where the file does not tell."""
-        if difference := _difference(stored.schema_arrow):
-            self._off.add("wrong-columns", where, difference)
-        if stored.metadata.num_rows != file.rows:
-            rows = f"it has {stored.metadata.num_rows} rows and was committed with {file.rows}"
-            self._off.add("wrong-row-count", where, rows)
-        if not {"doc_id", "page", "config_hash"} <= set(stored.schema_arrow.names):
-            return None
-        pages: Counter[tuple[str, int]] = Counter()
-        hashes: set[str] = set()
-        for batch in stored.iter_batches(columns=["doc_id", "page", "config_hash"]):
-            pages.update(zip(batch.column("doc_id").to_pylist(), batch.column("page").to_pylist(), strict=True))
-            hashes.update(pc.unique(batch.column("config_hash")).to_pylist())
-        if others := sorted(map(str, hashes - {self._output.config_hash})):
-            what = f"rows were read with configuration {', '.join(others)}, not {self._output.config_hash}"
-            self._off.add("wrong-configuration", where, what)
-        return pages
-
-    def _check_pages(
-        self, pages: Counter[tuple[str, int]], file: DataFile, where: str, planned: Planned, now: FileSet
-    ) -> int:
-        expected = planned.pages_of(file.units)
-        for (doc_id, page), unit_id in expected.items():
-            if not pages[doc_id, page]:
-                self._off.add("missing-page", where, f"page {page} of {doc_id}, which is in unit {unit_id}")
-        for (doc_id, page), times in pages.items():
-            if times > 1:
-                self._off.add("page-twice", where, f"page {page} of {doc_id} has {times} rows")
-            if (doc_id, page) in expected:
+    def _check_documents(self, succession: Succession) -> None:
+        present = set(find(join(self._output.uri, "documents"), ".parquet"))
+        for number in range(1, len(succession.standing) + 1):
+            uri, plan_uri = self._output.documents_uri(number), self._output.plan_uri(number)
+            if uri not in present:
+                self._harmless.add("unpublished", uri, "the next run writes it")
                 continue
-            owner = planned.owner(doc_id, page)
-            if owner in now.by_unit:
-                elsewhere = now.by_unit[str(owner)].file
-                self._off.add("page-twice", where, f"page {page} of {doc_id}, whose unit {owner} is in {elsewhere}")
-            elif owner is not None:
-                self._off.add("page-elsewhere", where, f"page {page} of {doc_id}, whose unit {owner} is not committed")
-            elif planned.whole:
-                self._off.add("unplanned-page", where, f"page {page} of {doc_id}, which no plan has")
-        return sum(pages[page] == 1 for page in expected)
-
-    def _leftovers(self, sizes: Mapping[str, int], now: FileSet) -> None:
-        current = {file.file for file in now.files}
-        for file in sorted(sizes.keys() - current):
-            if now.orphaned(file):
-                what = "no part of the dataset any more: the next run or compaction deletes it"
-            elif unit_of(file) or compaction_of(file):
-                what = "its work is not done, or was killed: it is taken up or deleted later"
+            present.remove(uri)
+            data = get(uri)
+            try:
+                rows = pq.read_table(pa.BufferReader(data))
+            except (pa.ArrowException, OSError) as error:
+                self._errors.add("damaged-documents", uri, " ".join(str(error).split()))
+                continue
+            if not checksum_holds(data):
+                self._errors.add("damaged-documents", uri, "its checksum does not hold")
+                continue
+            plan = plan_table(get(plan_uri), plan_uri)
+            if rows.equals(succession.standing_rows(number, plan)):
+                continue
+            if rows.equals(plan.select(DOCUMENTS.names).cast(DOCUMENTS)):
+                self._harmless.add("unpublished", uri, "the next run removes the rows that a later plan supersedes")
             else:
-                what = "not written by rtprune: nobody deletes it, and a plain glob sees it"
-            self._harmless.add("leftover", join(self._output.uri, file), what)
+                self._errors.add("wrong-documents", uri, f"its rows are not those of {plan_uri}")
+        for uri in sorted(present):
+            self._harmless.add("leftover", uri, "no plan made it, but a plain glob sees it")
+
+    def _check_pages(self, ledger: Ledger, files: Sequence[DataFile], all_plans: bool) -> None:
+        def where(file: int) -> str:
+            return join(self._output.uri, files[file].file)
+
+        for file, doc_id, page, unit_id in ledger.missing():
+            self._errors.add("missing-page", where(file), f"page {page} of {doc_id}, which is in unit {unit_id}")
+        for file, doc_id, page, times in ledger.repeated():
+            self._errors.add("page-twice", where(file), f"page {page} of {doc_id} has {times} rows")
+        for file, doc_id, page, unit, home in ledger.moved():
+            what = f"page {page} of {doc_id}"
+            if home is not None:
+                self._errors.add("page-twice", where(file), f"{what}, whose unit {unit} is in {files[home].file}")
+            elif unit is not None:
+                self._errors.add("page-elsewhere", where(file), f"{what}, whose unit {unit} is not done")
+            elif all_plans:
+                self._errors.add("unplanned-page", where(file), f"{what}, which no plan has")
+        if all_plans:
+            for unit_id, file in ledger.unplanned_units():
+                self._errors.add("unplanned-unit", where(file), f"no plan has unit {unit_id}")
+
+    def _check_runs(self) -> None:
+        for uri in find(join(self._output.uri, "runs"), ".parquet"):
+            if not checksum_holds(get(uri)):
+                self._errors.add("damaged-run", uri, "its checksum does not hold")
+
+    def _check_leftovers(self, now: FileSet, unreadable_records: set[int]) -> None:
+        current = {file.file for file in now.files}
+        for file in sorted(now.listed.keys() - current):
+            where, number = join(self._output.uri, file), compaction_of(file)
+            if now.unnamed(file) and number not in unreadable_records and not elsewhere(self._output, file, now):
+                what = "no record of a compaction names it, and its units are nowhere else"
+                self._errors.add("unrecorded-file", where, what)
+            elif now.dead(file):
+                what = "no part of the dataset any more: the next run or compaction deletes it"
+                self._harmless.add("leftover", where, what)
+            elif number is not None:
+                what = "its compaction is at work, or was killed: the next run or compaction deletes it"
+                self._harmless.add("leftover", where, what)
+            else:
+                what = "not written by rtprune: nobody deletes it, and a plain glob may see it"
+                self._harmless.add("leftover", where, what)
 
 
-def _difference(schema: pa.Schema) -> str | None:
-    """How ``schema`` differs from that of pages, in words."""
-    if schema.equals(PAGES, check_metadata=True):
-        return None
-    for name in dict.fromkeys([*PAGES.names, *schema.names]):
-        if name not in schema.names:
-            return f"column {name} is missing"
-        if name not in PAGES.names:
-            return f"there should be no column {name}"
-        one, other = schema.field(name), PAGES.field(name)
-        if not one.equals(other):
-            return f"column {name} is {one.type}, nullable {one.nullable}; it should be {other.type}, {other.nullable}"
-    if schema.names != PAGES.names:
-        return "the columns stand in another order"
-    return f"its metadata are {schema.metadata}, not {PAGES.metadata}"
+@dataclass
+class _Examined:
+    """What is wrong with a file, by kind and in words, and its columns ``doc_id`` and ``page`` if it has them."""
+
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    keys: pa.Table | None = None
+
+
+def _examine(output: Output, listed: Mapping[str, int], quick: bool, file: DataFile) -> _Examined:
+    """Read a file and hold it against what its name or its record says. Raises ``StoreError``."""
+    examined = _Examined()
+    where = join(output.uri, file.file)
+    try:
+        if quick:
+            _check_size(listed.get(file.file, file.bytes), file, examined)
+            with opened(where) as stored:
+                _check_content(stored, file, output.config_hash, examined)
+            return examined
+        data = get(where)
+        _check_size(len(data), file, examined)
+        if not checksum_holds(data):
+            examined.errors.append(("wrong-checksum", "its checksum does not hold"))
+        elif isinstance(file, CompactedFile) and hashlib.sha256(data).hexdigest() != file.sha256:
+            examined.errors.append(("wrong-checksum", "its SHA-256 is not the one in its record"))
+        stored = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        _check_content(stored, file, output.config_hash, examined)
+    except FileNotFoundError:
+        examined.errors.append(("missing-file", f"it holds {len(file.units)} units"))
+    except (pa.ArrowException, OSError) as error:
+        examined.errors.append(("unreadable-file", " ".join(str(error).split())))
+    return examined
+
+
+def _check_size(size: int, file: DataFile, examined: _Examined) -> None:
+    if size != file.bytes:
+        examined.errors.append(("wrong-size", f"it has {size} bytes and was written with {file.bytes}"))
+
+
+def _check_content(stored: pq.ParquetFile, file: DataFile, config_hash: str, examined: _Examined) -> None:
+    schema, rows = stored.schema_arrow, stored.metadata.num_rows
+    if said := difference(schema, PAGES):
+        examined.errors.append(("wrong-columns", said))
+    if units_in(schema) != file.units:
+        units = ", ".join(units_in(schema)[:3]) or "none"
+        examined.errors.append(("wrong-units", f"it says that it holds other units than it should: {units}, ..."))
+    if isinstance(file, CompactedFile) and rows != file.rows:
+        examined.errors.append(("wrong-row-count", f"it has {rows} rows, and {file.rows} in its record"))
+    if not {"doc_id", "page", "config_hash"} <= set(schema.names):
+        return
+    table = stored.read(columns=["doc_id", "page", "config_hash"])
+    if others := sorted(map(str, set(pc.unique(table.column("config_hash")).to_pylist()) - {config_hash})):
+        what = f"rows were read with configuration {', '.join(others)}, not {config_hash}"
+        examined.errors.append(("wrong-configuration", what))
+    examined.keys = table.select(_KEY.names).cast(_KEY)

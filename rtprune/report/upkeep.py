@@ -25,30 +25,30 @@ def compaction_summary(uri: str, done: Compaction) -> str:
             _line("files", f"{done.files:,} -> {done.files - done.replaced + done.made:,}"),
             _line("size of these", f"{size(done.bytes_before)} -> {size(done.bytes_after)}"),
         ]
-    if done.orphans:
-        lines.append(_line("deleted", f"{count(done.orphans, 'file')} that killed or doubled work had left"))
+    if done.swept:
+        lines.append(_line("deleted", f"{count(done.swept, 'file')} that killed or doubled work had left"))
     return "\n".join([*lines, _line("dataset", uri)])
 
 
 def verdict_summary(uri: str, verdict: Verdict) -> str:
-    """What a verification found, what is off first by kind and then by name."""
+    """What a verification found, kind by kind."""
     checked = "their size, rows and columns" if verdict.quick else "their bytes, rows and columns"
     lines = [
         _line("dataset", uri),
         _line("files", f"{verdict.files:,}, checked by {checked}"),
-        _line("pages", f"{verdict.planned_pages:,} planned, {verdict.pages:,} of them in one committed row"),
+        _line("pages", f"{verdict.planned_pages:,} planned, {verdict.pages:,} of them in one row"),
     ]
     if verdict.unread_pages:
         unread = f"{count(verdict.unread_pages, 'page')} in {count(verdict.unread_units, 'unit')}"
         lines.append(_line("not read yet", f"{unread}: the next run reads them"))
     lines.extend(_findings("harmless", verdict.harmless))
-    lines.extend(_findings("off", verdict.off))
+    lines.extend(_findings("error", verdict.errors))
     if not verdict.sound:
-        lines.append(f"{count(sum(verdict.off.totals.values()), 'finding')}: this dataset does not keep its promise")
+        lines.append(f"{count(sum(verdict.errors.totals.values()), 'error')}: this dataset does not keep its promise")
     elif verdict.unread_pages:
-        lines.append("every page read so far is in exactly one committed row")
+        lines.append("every page read so far is in exactly one row")
     else:
-        lines.append("every planned page is in exactly one committed row")
+        lines.append("every planned page is in exactly one row")
     return "\n".join(lines)
 
 

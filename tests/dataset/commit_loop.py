@@ -1,4 +1,4 @@
-"""A whole run without a model: plan in two steps, commit what is missing, publish. Made to be killed.
+"""A whole run without a model: plan in two steps, commit what is missing, sweep. Made to be killed.
 
 ``python -m tests.dataset.commit_loop OUTPUT RUN_ID``
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 
-from rtprune.dataset import Output, PlanLog, commit_unit, committed_units, publish
+from rtprune.dataset import Output, PlanLog, commit_unit, done_units, publish_documents, sweep
 from tests.dataset.samples import CONFIG, document, rows_of
 
 DOCUMENTS = [document(f"{number:03d}", number % 7 + 1) for number in range(50)]
@@ -25,13 +25,14 @@ def main(output_uri: str, run_id: str) -> None:
     log = PlanLog(output)
     for documents in (DOCUMENTS[:25], DOCUMENTS[25:]):
         log.append(documents, unit_pages=4, run_id=run_id)
-    done = committed_units(output)
+    done = done_units(output)
     units = [unit for unit in log.units if unit.unit_id not in done]
     random.Random(run_id).shuffle(units)
     for unit in units:
         commit_unit(output, unit, rows_of(unit, say=run_id), run_id)
         print(unit.unit_id, flush=True)
-    publish(output, run_id)
+    publish_documents(output)
+    sweep(output)
 
 
 if __name__ == "__main__":

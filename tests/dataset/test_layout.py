@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -12,7 +13,7 @@ from threading import Barrier
 import pytest
 
 from rtprune.dataset import Output, new_run_id
-from rtprune.dataset.output import check_run_id, data_file, unit_of
+from rtprune.dataset.layout import check_run_id, compacted_file, compaction_of, unit_file, unit_of
 from rtprune.errors import UsageError
 from rtprune.store import find, get, join, put
 from tests.dataset.samples import CONFIG
@@ -67,12 +68,33 @@ def test_settings_of_another_schema_version_are_refused(output: Output) -> None:
         Output.open(output.uri, CONFIG)
 
 
+@pytest.mark.parametrize("opening", [lambda uri: Output.open(uri, CONFIG), Output.existing])
+def test_an_output_of_an_earlier_format_is_refused_with_the_way_on(
+    output: Output, opening: Callable[[str], Output]
+) -> None:
+    where = join(output.uri, "_rtprune", "config.json")
+    content = json.loads(get(where))
+    del content["format"]
+    put(where, json.dumps(content).encode())
+    before = find(output.uri)
+    with pytest.raises(UsageError, match=r"config\.json was made by an earlier rtprune.*name a new OUTPUT"):
+        opening(output.uri)
+    assert find(output.uri) == before
+
+
+def test_an_output_of_a_later_format_is_refused(output: Output) -> None:
+    where = join(output.uri, "_rtprune", "config.json")
+    put(where, json.dumps(json.loads(get(where)) | {"format": "2.0"}).encode())
+    with pytest.raises(UsageError, match=r"format 2\.0.*writes format 1\.0"):
+        Output.existing(output.uri)
+
+
 def test_a_store_that_ignores_the_condition_is_refused(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def overwrite(uri: str, data: bytes) -> bool:
         put(uri, data)
         return True
 
-    monkeypatch.setattr("rtprune.dataset.output.create_if_absent", overwrite)
+    monkeypatch.setattr("rtprune.dataset.layout.create_if_absent", overwrite)
     with pytest.raises(UsageError, match="conditional writes"):
         Output.open(output.uri, CONFIG)
     assert Output.existing(output.uri) == output
@@ -95,14 +117,14 @@ def test_a_local_output_that_may_not_be_written_is_refused(tmp_path: Path, monke
         def refuse(path: str, exist_ok: bool = False) -> None:
             raise PermissionError(13, "Permission denied", path)
 
-        monkeypatch.setattr("rtprune.dataset.output.os.makedirs", refuse)
+        monkeypatch.setattr("rtprune.dataset.layout.os.makedirs", refuse)
     with pytest.raises(UsageError, match="Permission denied"):
         Output.open(str(folder), CONFIG)
 
 
 def test_a_control_folder_that_became_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Output.open(str(tmp_path / "out"), CONFIG)
-    monkeypatch.setattr("rtprune.dataset.output.os.access", lambda path, mode: False)
+    monkeypatch.setattr("rtprune.dataset.layout.os.access", lambda path, mode: False)
     with pytest.raises(UsageError, match="permission denied"):
         Output.open(str(tmp_path / "out"), CONFIG)
 
@@ -137,8 +159,28 @@ def test_run_ids_are_new_sort_by_time_and_never_look_like_numbers() -> None:
         check_run_id(run_id)
 
 
-def test_only_data_files_belong_to_units() -> None:
-    unit_id, sha256 = "0" * 24, "a" * 64
-    assert unit_of(data_file("r1", unit_id, sha256)) == unit_id
-    for other in ("pages/other.parquet", f"pages/run=../u-{unit_id}-{'a' * 16}.parquet", "documents/run=r1/d-000001"):
+def test_a_units_file_is_known_by_its_name_and_nothing_else_is() -> None:
+    unit_id = "0f" * 12
+    assert unit_of(unit_file(unit_id)) == unit_id
+    for other in (
+        "pages/other.parquet",
+        f"pages/00/{unit_id}.parquet",
+        f"pages/0f/{unit_id}.parquet.part",
+        f"pages/0f/../{unit_id}.parquet",
+        compacted_file(1, "a" * 64),
+    ):
         assert unit_of(other) is None
+
+
+def test_a_compacted_file_is_known_by_its_number_and_listed_after_all_units() -> None:
+    """A reader that lists keys in their order while files are replaced must not miss the new one."""
+    file = compacted_file(7, "a" * 64)
+    assert compaction_of(file) == 7
+    assert compaction_of("pages/merged/../000001-0123456789abcdef.parquet") is None
+    assert compaction_of(unit_file("f" * 24)) is None
+    assert unit_file("f" * 24) < file < compacted_file(10, "0" * 64)
+
+
+def test_a_run_id_that_leads_outside_names_no_file(output: Output) -> None:
+    with pytest.raises(UsageError, match="cannot be a run id"):
+        output.run_uri("../../r1")
