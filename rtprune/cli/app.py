@@ -37,7 +37,7 @@ app["--help"].group = app["--version"].group = SHELL
 for order, (path, group, summary) in enumerate(
     (
         ("reading:page", READING, "Read one page and print its text and token facts."),
-        ("reading:run", READING, "Read a corpus into a Parquet dataset, or the pages that it lacks."),
+        ("reading:run", READING, "Read a corpus into a Parquet dataset; run again, it reads what is missing."),
         ("reading:models", READING, "List the model families: published names, licences, modes, prompts."),
         ("dataset:stats", DATASET, "Print what a dataset holds: pages, failures by reason, tokens saved."),
         ("dataset:compact", DATASET, "Merge a dataset's small files into large ones."),

@@ -44,7 +44,7 @@ def prune(
     threads: Threads = 1,
     json: AsJson = False,
 ) -> int:
-    """Pruning against its published formulation, and against prefill."""
+    """Compare pruning with its published formulation and with prefill."""
     import torch
 
     from rtprune.bench.prune import bench_prune, report
@@ -89,7 +89,7 @@ def engine(
     threads: Threads = 2,
     json: AsJson = False,
 ) -> int:
-    """Reading pages, against transformers' own generate."""
+    """Compare reading pages with transformers' own generate."""
     import torch
 
     from rtprune.bench.engine import bench_engine, report
@@ -115,7 +115,7 @@ def engine(
 def plan(
     *, objects: Annotated[Number, Parameter(help="Objects of the corpus.")] = 1_000_000, json: AsJson = False
 ) -> int:
-    """Planning a corpus of many objects, and comparing it with its plan when nothing is new."""
+    """Plan a corpus of many objects, then run again with nothing new."""
     from rtprune.bench.plan import bench_plan, report
 
     measured = bench_plan(objects)
@@ -129,12 +129,12 @@ def pipeline(
     pages: Annotated[Number, Parameter(help="Pages of the corpus.")] = 4096,
     workers: Annotated[Number, Parameter(help="Workers, and processes of the bare loop.")] = 2,
     page_ms: Annotated[
-        float, Parameter(help="What the sleeping engine takes for a page, ms.", validator=above_0, metavar="MS")
+        float, Parameter(help="How long the simulated engine takes for a page, in ms.", validator=above_0, metavar="MS")
     ] = 100.0,
     repeats: Annotated[Number, Parameter(help="Runs of line and bare loop.")] = 2,
     json: AsJson = False,
 ) -> int:
-    """The line without a model, against bare rendering; and its scaling."""
+    """Compare the line without a model with bare rendering, and measure its scaling."""
     from rtprune.bench.pipeline import bench_pipeline, report
 
     measured = bench_pipeline(pages=pages, workers=workers, page_ms=page_ms, repeats=repeats)

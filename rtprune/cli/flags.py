@@ -19,7 +19,7 @@ RESOURCES = Group("Resources", sort_key=2)
 SAFETY = Group("Safety", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 
-#: Panels of settings that are neither of reading nor of resources.
+#: Where a setting stands in the help; those of ``ReadSettings`` are CONTENT, others RESOURCES, unless named here.
 PANELS = {
     "password": CONTENT,
     "audit_fraction": SAFETY,
@@ -76,6 +76,8 @@ def run_settings(given: dict[str, Any]) -> RunSettings:
         return RunSettings(**given)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together
+            raise UsageError(first["msg"]) from error
         name = str(first["loc"][0])
         hint = RunSettings.model_fields[name].description
         raise UsageError(f"{_source(name, given)} cannot be {first['input']!r}", hint) from error

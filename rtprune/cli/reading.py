@@ -25,7 +25,11 @@ File = Annotated[str, Parameter(help="A PDF or picture, local or s3://.")]
 Page = Annotated[int, Parameter(help="Page number, from 1.", group=OUTPUT, metavar="N")]
 Overlay = Annotated[
     str | None,
-    Parameter(help="Draw the page there with its visual tokens, pruned and kept.", group=OUTPUT, metavar="PNG"),
+    Parameter(
+        help="Write a picture of the page there that shows its visual tokens, pruned and kept.",
+        group=OUTPUT,
+        metavar="PNG",
+    ),
 ]
 Source = Annotated[str, Parameter(help="A file, folder or glob, an s3:// prefix or glob, or a .txt file listing such.")]
 Output = Annotated[str, Parameter(help="Where the dataset is: a folder or an s3:// prefix.")]
