@@ -48,7 +48,13 @@ def _object_store(process: int, settings: frozenset[tuple[str, str]]) -> Abstrac
     each thread."""
     session = AioSession()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    config = {"retries": {"max_attempts": 10, "mode": "adaptive"}, "max_pool_connections": CONNECTIONS}
+    config: dict[str, Any] = {
+        "retries": {"max_attempts": 10, "mode": "adaptive"},
+        "max_pool_connections": CONNECTIONS,
+    }
+    if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+        # over TLS boto sends its checksum behind the object, and Ceph 16 then refuses every write
+        config["request_checksum_calculation"] = "when_required"
     return fsspec.filesystem(
         "s3", session=session, use_listings_cache=False, config_kwargs=config, skip_instance_cache=True
     )
