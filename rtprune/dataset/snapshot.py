@@ -194,7 +194,12 @@ class Snapshot:
         )
         copies = self._copies_of({doc_id for _, doc_id, *_ in rows}) if self._copies else {}
         return [
-            Unit(unit_id, tuple(PageSlice(*slice_, copies.get(slice_[0], ())) for _, *slice_ in group))
+            Unit(
+                unit_id,
+                tuple(
+                    PageSlice(doc_id, uri, first, last, copies.get(doc_id, ())) for _, doc_id, uri, first, last in group
+                ),
+            )
             for unit_id, group in groupby(rows, key=lambda row: row[0])
         ]
 
@@ -246,7 +251,8 @@ class Snapshot:
         slices = units_of(plan)
         self._query(
             "INSERT INTO slices SELECT unit + ?, unit_id, unhex(doc_id), uri, first_page, last_page "
-            "FROM slices_added JOIN plan ON plan.object = slices_added.object + ? ORDER BY unit, plan.object, first_page",
+            "FROM slices_added JOIN plan ON plan.object = slices_added.object + ? "
+            "ORDER BY unit, plan.object, first_page",
             [self._units, self._objects],
             slices_added=slices,
             plan=plan,
@@ -296,7 +302,8 @@ class Snapshot:
         if not maybe:
             return set()
         found = self._query(
-            "SELECT lower(hex(doc_id)) FROM contents SEMI JOIN (SELECT unhex(doc_id) AS doc_id FROM maybe) USING (doc_id)",
+            "SELECT lower(hex(doc_id)) FROM contents "
+            "SEMI JOIN (SELECT unhex(doc_id) AS doc_id FROM maybe) USING (doc_id)",
             maybe=pa.table({"doc_id": maybe}),
         )
         return {doc_id for (doc_id,) in found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Collection
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_every_unit_comes_once(count: int) -> None:
 
 def test_units_follow_one_another_as_in_the_plan_but_for_one_leap_round() -> None:
     taken = [int(unit.unit_id) for unit in order_of(500, "r1")]
-    assert sum(after != before + 1 for before, after in zip(taken, taken[1:], strict=False)) <= 1
+    assert sum(after != before + 1 for before, after in pairwise(taken)) <= 1
 
 
 def test_runs_start_at_places_of_their_own() -> None:
@@ -63,12 +64,14 @@ def doubled(seed: int, count: int, in_flight: int) -> int:
     orders = [order_of(count, f"run {seed}-{run}") for run in range(2)]
     done: dict[str, float] = {}
     twice = 0
-    agenda: list[tuple[float, int, int, str]] = []
+    agenda: list[tuple[float, float, int, str]] = []
 
     def begin(run: int, now: float) -> None:
         for unit in orders[run]:
             if done.get(unit.unit_id, now + 1) > now:
-                heapq.heappush(agenda, (now + dice.lognormvariate(0, 0.3), len(done) + dice.randrange(9), run, unit.unit_id))
+                heapq.heappush(
+                    agenda, (now + dice.lognormvariate(0, 0.3), len(done) + dice.randrange(9), run, unit.unit_id)
+                )
                 return
             orders[run].leap()
 
