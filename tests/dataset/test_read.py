@@ -109,17 +109,17 @@ def test_statistics_are_those_counted_by_hand(output: Output) -> None:
         PageRow(torn.doc_id, torn.uri, torn.page, "failed", "mini", reason="damaged"),
     ]
     commit_unit(output, first, rows, "r1")
-    told = statistics(output)
-    assert told.pages == {"empty": 1, "failed": 1, "ok": 1}
-    assert told.page_count == 3
-    assert told.planned_pages == 5
-    assert told.documents == {"duplicate": 1, "failed": 3, "ok": 2}
-    assert told.page_failures == {"damaged": 1}
-    assert told.document_failures == {"encrypted": 2, "not-a-document": 1}
-    assert (told.visual_tokens_before, told.visual_tokens_after) == (146, 73)
-    assert told.saved_share == 0.5
-    assert (told.prompt_tokens, told.output_tokens) == (77, 11)
-    assert told.stage_ms == {"render": 4.5, "encode": 2.0, "prune": 0.5, "prefill": 0.0, "decode": 8.0}
+    counted = statistics(output)
+    assert counted.pages == {"empty": 1, "failed": 1, "ok": 1}
+    assert counted.page_count == 3
+    assert counted.planned_pages == 5
+    assert counted.documents == {"duplicate": 1, "failed": 3, "ok": 2}
+    assert counted.page_failures == {"damaged": 1}
+    assert counted.document_failures == {"encrypted": 2, "not-a-document": 1}
+    assert (counted.visual_tokens_before, counted.visual_tokens_after) == (146, 73)
+    assert counted.saved_share == 0.5
+    assert (counted.prompt_tokens, counted.output_tokens) == (77, 11)
+    assert counted.stage_ms == {"render": 4.5, "encode": 2.0, "prune": 0.5, "prefill": 0.0, "decode": 8.0}
 
     commit_unit(output, second, rows_of(second, status="loop"), "r1")
     assert statistics(output).pages == {"empty": 1, "failed": 1, "loop": 2, "ok": 1}
