@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import State, flow, get_run_logger
 from prefect.states import Cancelled
 from pydantic import Field
 
-from rtprune.corpus.steps import in_progress, prepare
+from rtprune.corpus import run as steps
+from rtprune.corpus.run import run_corpus
 from rtprune.corpus.stopping import Stopper
-from rtprune.corpus.values import Done, Planned, RunSummary
+from rtprune.corpus.values import Progress, RunSummary
 from rtprune.settings import Ratio, RunSettings
 from tasks.discover import discover
+from tasks.logs import forwarded
 from tasks.plan import plan
 from tasks.publish import publish
 from tasks.read import read
+
+#: The task that each step of a run is.
+TASKS: dict[Any, Any] = {steps.discover: discover, steps.plan: plan, steps.read: read, steps.publish: publish}
 
 STOPPING = "stopping: units at work are finished first; what takes longer than Prefect waits is read by the next run"
 STOPPED = "stopped after {units} units, {pages} pages, all of them kept; run the deployment again for the rest"
@@ -60,15 +65,15 @@ def ocr_corpus(
         "workers": workers,
     }
     settings = RunSettings(**{name: value for name, value in given.items() if value is not None})
-    run = prepare(source, output, settings)
-    found = discover(run)
-    if found.nothing_to_do:
-        return publish(run, found, Planned(), Done())
     logger = get_run_logger()
-    with in_progress(run, found), Stopper(lambda: logger.warning(STOPPING)) as stopper:
-        planned = plan(run, found, stopper.asked)
-        done = read(run, found, stopper.asked)
-        summary = publish(run, found, planned, done)
+    with forwarded(logger), Stopper(lambda: logger.warning(STOPPING), at_work=False) as stopper:
+
+        def begin(progress: Progress) -> None:
+            stopper.begin()
+
+        summary = run_corpus(
+            source, output, settings, on_progress=begin, should_stop=stopper.asked, wrap=TASKS.__getitem__
+        )
     if summary.status == "stopped":
         return Cancelled(message=STOPPED.format(units=summary.units, pages=summary.tally.pages))
     return summary

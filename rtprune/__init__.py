@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtprune.dataset import Output, read_documents, read_pages, statistics
     from rtprune.engine import Engine, PageResult, PlainPage
-    from rtprune.models import load_model
+    from rtprune.models import load_model, register_model_family
     from rtprune.models.attach import Attachment, attach, detach
-    from rtprune.pruning import Cues, PruneConfig, Pruned, PruneFacts, TokenLayout, prune, prune_batch
+    from rtprune.pruning import (
+        Cues,
+        PruneConfig,
+        Pruned,
+        PruneFacts,
+        TokenLayout,
+        prune,
+        prune_batch,
+        register_method,
+    )
     from rtprune.settings import ReadSettings, RunSettings
 
 __version__ = "0.1.0"
@@ -38,6 +47,8 @@ _HOMES = {
     "prune_batch": "rtprune.pruning",
     "read_documents": "rtprune.dataset",
     "read_pages": "rtprune.dataset",
+    "register_method": "rtprune.pruning",
+    "register_model_family": "rtprune.models",
     "statistics": "rtprune.dataset",
 }
 
@@ -61,6 +72,8 @@ __all__ = [
     "prune_batch",
     "read_documents",
     "read_pages",
+    "register_method",
+    "register_model_family",
     "statistics",
 ]
 

@@ -73,6 +73,10 @@ class ModelError(UsageError):
     """A model cannot be had or loaded: unknown name, missing files, tensors lacking or of the wrong shape."""
 
 
+class PluginError(UsageError):
+    """What another package adds cannot be used: it cannot be imported, is of the wrong shape, or its name is taken."""
+
+
 class StoreError(RTPruneError):
     """The object store did not answer as it should; trying again may help."""
 

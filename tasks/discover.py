@@ -5,20 +5,20 @@ from __future__ import annotations
 from prefect import task
 from prefect.logging import get_run_logger
 
-from rtprune.corpus import steps
-from rtprune.corpus.values import Found, Run
+from rtprune.corpus import run as steps
+from rtprune.corpus.values import Discovered, Run
 from tasks.retries import STEP
 
 
 @task(**STEP)
-def discover(run: Run) -> Found:
-    """Objects still to be opened, and planned units that are not committed yet."""
-    found = steps.discover(run)
+def discover(run: Run) -> Discovered:
+    """Objects still to be looked into, and planned units that are not done yet."""
+    discovered = steps.discover(run)
     get_run_logger().info(
         "%d objects in %s: %d to look into, %d planned units still to read",
-        found.objects,
+        discovered.objects,
         run.source,
-        len(found.new),
-        found.pending.units,
+        discovered.new,
+        discovered.units,
     )
-    return found
+    return discovered

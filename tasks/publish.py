@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from rtprune.corpus import steps
-from rtprune.corpus.values import Done, Found, Planned, Run, RunSummary
+from rtprune.corpus import run as steps
+from rtprune.corpus.values import Discovered, Done, Planned, Run, RunSummary
 from rtprune.dataset import statistics
 from rtprune.report.wording import share_saved
 from tasks.retries import STEP
@@ -15,10 +15,10 @@ SAVINGS = "rtprune-savings"
 
 
 @task(**STEP)
-def publish(run: Run, found: Found, planned: Planned, done: Done) -> RunSummary:
-    """The run's manifest and row, and a table artifact: this run beside the whole dataset."""
-    summary = steps.publish_run(run, found, planned, done)
-    whole = statistics(found.output)
+def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> RunSummary:
+    """The run's row, and a table artifact: this run beside the whole dataset."""
+    summary = steps.publish(run, discovered, planned, done)
+    whole = statistics(discovered.output)
     tally = summary.tally
     failed = whole.pages.get("failed", 0)
     create_table_artifact(

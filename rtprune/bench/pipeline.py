@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rtprune.corpus.ray_cluster import ray_session, start_local
-from rtprune.corpus.reading import Reading
-from rtprune.corpus.steps import discover, plan, prepare
+from rtprune.corpus.run import discover, plan, prepare, read
 from rtprune.corpus.values import Progress, never
 from rtprune.corpus.worker import Worker
 from rtprune.dataset import PageRow
@@ -48,9 +47,9 @@ class SleepingEngine:
 class SleepingWorker(Worker):
     """A worker with a `SleepingEngine`, told its pace, in seconds, by the model's name."""
 
-    def ready(self) -> None:
-        """Nothing to load."""
-        self._engine = SleepingEngine(float(self._label))  # type: ignore[assignment]
+    def load(self) -> SleepingEngine:  # type: ignore[override]
+        """Nothing but its pace."""
+        return SleepingEngine(float(self._label))
 
 
 def bench_pipeline(*, pages: int, workers: int, page_ms: float, repeats: int) -> dict[str, Any]:
@@ -127,10 +126,10 @@ def _line(source: Path, output: str, settings: RunSettings, page_ms: float | Non
     run = prepare(str(source), output, settings)
     if page_ms is not None:
         run = replace(run, label=str(page_ms / 1000))
-    found = discover(run)
-    with ray_session(None):
-        plan(run, found)
-        Reading(run, found.output, note, never, None if page_ms is None else SleepingWorker).run()
+    discovered = discover(run)
+    with discovered.snapshot, ray_session(None):
+        plan(run, discovered)
+        read(run, discovered, note, never, None if page_ms is None else SleepingWorker)
     ended, total = told[-1]
     began, already = next(each for each in told if each[1] >= total / 4)
     if total == already:
@@ -174,7 +173,8 @@ def _render_and_write(share: tuple[list[str], str]) -> int:
 
 
 def _write(rows: list[PageRow], path: str) -> int:
-    from rtprune.dataset.schema import page_table, parquet_bytes
+    from rtprune.dataset.parquet import parquet_bytes
+    from rtprune.dataset.schema import page_table
 
     Path(path).write_bytes(parquet_bytes(page_table(rows, run_id="bare", config_hash="")))
     return len(rows)

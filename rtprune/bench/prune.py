@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from rtprune.bench.published import prune_as_published
 from rtprune.engine.decoding import assemble_prompt, clock_ms
 from rtprune.models.preparation import MODES, prepare
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import PruneConfig, Pruned, prune
+from rtprune.pruning.reference import prune_as_published
 
 WIDTH = 1280  # of DeepSeek-OCR's visual tokens
 PAGE_SIZE = (1240, 1754)  # A4 at 150 dpi

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rtprune.corpus.values import LossReason
 from rtprune.dataset import PageRow
 from rtprune.errors import Reason
 
@@ -52,8 +53,6 @@ SERIES = (
 
 #: Ray computes a histogram's sum from the middles of its buckets; exact seconds are in ``BUSY_SECONDS``.
 PAGE_SECONDS_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-LostReason = Literal["worker-died", "timeout", "not-ready"]
 
 
 class PageMetrics:
@@ -101,7 +100,7 @@ class DriverMetrics:
         """One more unit is in the dataset, read or given up."""
         self._units.inc()
 
-    def worker_lost(self, reason: LostReason) -> None:
+    def worker_lost(self, reason: LossReason) -> None:
         """A worker is gone: its process died, it was killed for taking too long, or it died before it was ready."""
         self._workers_lost.inc(1, tags={"reason": reason})
 

@@ -1,96 +1,109 @@
-"""A supervisor that feeds units of work to Ray actors and accounts for every one of them.
+"""Processes that work: Ray actors started, fed, killed and replaced. What their tasks mean is others' business.
 
-It knows nothing of documents: an actor is anything with ``ready``, ``prepare``, ``work`` and ``pulse``. Ray's own
-restarts and retries stay off, because they repeat a unit that kills its process for ever, or lose it.
+Ray's own restarts and retries stay off: they repeat for ever what kills its process, or lose it. Answers come by
+callbacks, so that no step here takes longer when there are more workers.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Literal, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from rtprune.corpus.ray_cluster import Placement
+from rtprune.corpus.values import LossReason
 from rtprune.errors import RTPruneError
 
-U = TypeVar("U")
+T = TypeVar("T")
 R = TypeVar("R")
 
-LossReason = Literal["worker-died", "timeout", "not-ready"]
-
-UNITS_IN_FLIGHT = 2  # one executing, one waiting at the actor, so that it never idles for the round trip
 STARTS_BEFORE_GIVING_UP = 3
-TICK_S = 1.0
-IDLE_S = 20.0  # an actor with nothing to do makes room for others, such as those of another run
+IDLE_S = 20.0  # a worker with nothing to do makes room for others, such as those of another run
 LOOK_AROUND_S = 15.0  # how often the cluster is asked how many workers it carries
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[U, R]):
-    """How one unit ended. Every unit given to a pool comes back in exactly one outcome, unless the pool was stopped.
-
-    Attributes:
-        unit: the unit.
-        attempts: how often its execution was begun and charged to it, the last one included.
-        result: what ``work`` returned when all went well, else ``None``.
-        reason: ``None`` when all went well; "raised" (``error`` holds the exception), "worker-died" (the process
-            executing it was lost ``max_attempts`` times) or "timeout" (it was killed for taking too long that often).
-        error: the exception that ``work`` raised.
-    """
-
-    unit: U
-    attempts: int
-    result: R | None = None
-    reason: Literal["raised", "worker-died", "timeout"] | None = None
-    error: BaseException | None = None
-
-
-@dataclass
-class _Job(Generic[U]):
-    unit: U
-    attempts: int = 0  # finished ones; the running one is not counted yet
-    ref: Any = None
-    pulse: Any = None  # the latest one heard while it executed
+PULSES_AT_ONCE = 16  # workers asked how they get on at a time
+PULSES_EVERY_S = 1.0
 
 
 @dataclass(eq=False)
-class _Seat(Generic[U]):
-    """A place for one actor: the handle, and the units sent to it in the order in which it executes them."""
+class Worker(Generic[T]):
+    """One actor, and the tasks that it has."""
 
+    number: int
     actor: Any
-    ready_ref: Any
+    tasks: list[T] = field(default_factory=list)
     ready: bool = False
-    jobs: deque[_Job[U]] = field(default_factory=deque)
-    head_since: float = 0.0
-    pulse_ref: Any = None
-    pulse_job: _Job[U] | None = None
+    alone: bool = False  # gets nothing more until its task has ended
     retiring: bool = False
-    idle_since: float = 0.0
+    lost: bool = False
+    since: float = 0.0  # when it last had nothing, or finished something
+    pulse_asked: bool = False
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"worker {self.number}"
 
 
-class Pool(Generic[U, R]):
-    """Actors of one class, replaced when they die, each with at most two units in flight.
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[T, R]):
+    """A task has given its result."""
+
+    worker: Worker[T]
+    task: T
+    result: R
+
+
+@dataclass(frozen=True, slots=True)
+class Raised(Generic[T]):
+    """A task has raised ``error``; ``alone`` tells whether its worker had no other."""
+
+    worker: Worker[T]
+    task: T
+    error: BaseException
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Generic[T]):
+    """A worker is gone, with all ``tasks`` that it had."""
+
+    worker: Worker[T]
+    tasks: Sequence[T]
+    reason: Literal["worker-died", "timeout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulsed(Generic[T]):
+    """What a worker says of itself."""
+
+    worker: Worker[T]
+    pulse: Any
+
+
+Event = Finished[T, R] | Raised[T] | Lost[T] | Pulsed[T]
+
+
+class Pool(Generic[T, R]):
+    """Workers of one class, replaced when they die. To be closed.
 
     Args:
-        actor_class: class with ``ready() -> None`` (called first: load what is heavy; an exception here ends the run),
-            ``work(unit, attempt) -> R`` (``attempt`` counts from 1), and, called from other threads, ``pulse()``
-            (progress in the unit at hand) and ``prepare(unit)`` (of what comes after it).
+        actor_class: class with ``ready() -> None`` (called first: load what is heavy; an exception there ends the
+            run), ``work(...) -> R``, called from as many threads as it has tasks, and ``pulse()``.
         arguments: what the actor is built with; small, it travels.
         placement: how many actors, and what each of them occupies.
-        max_attempts: a unit that loses its worker so often is given up; so is one whose exception is ``retryable``.
-        unit_timeout_s: a unit that executes for longer has its worker killed.
-        ready_timeout_s: so long may pass without a single ready actor.
-        on_pulse: told about once a second the latest pulses of the executing units.
+        capacity: tasks that a worker has at a time, at most.
+        task_timeout_s: a worker that finishes nothing for so long is killed.
+        ready_timeout_s: so long may pass without a single ready worker.
         on_loss: told why, whenever a worker is lost.
         workers: how many workers the cluster carries now, asked now and then: nodes may join.
-        worn: whether the worker that gave this result is to be replaced.
-        should_stop: once true, executing units are finished, nothing further is begun, and ``run`` ends.
     """
 
     def __init__(
@@ -99,249 +112,254 @@ class Pool(Generic[U, R]):
         arguments: tuple[Any, ...],
         placement: Placement,
         *,
-        max_attempts: int = 2,
-        unit_timeout_s: float = 3600.0,
+        capacity: int = 2,
+        task_timeout_s: float = 3600.0,
         ready_timeout_s: float = 900.0,
-        on_pulse: Callable[[list[Any]], None] | None = None,
         on_loss: Callable[[LossReason], None] = lambda reason: None,
         workers: Callable[[], int] | None = None,
-        worn: Callable[[R], bool] = lambda result: False,
-        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._remote_class = ray.remote(
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={"pulse": 1, "prepare": 1},
-            scheduling_strategy="SPREAD",
-        )(actor_class)
+        self._actor_class = actor_class
         self._arguments = arguments
         self._placement = placement
-        self._max_attempts = max_attempts
-        self._unit_timeout_s = unit_timeout_s
+        self._capacity = capacity
+        self._task_timeout_s = task_timeout_s
         self._ready_timeout_s = ready_timeout_s
-        self._on_pulse = on_pulse
         self._on_loss = on_loss
-        self._workers = workers
-        self._worn = worn
-        self._should_stop = should_stop
-        self._seats: list[_Seat[U]] = []
-        self._waiting: deque[_Job[U]] = deque()
-        self._failed_starts = 0
-        self._unready_since = time.monotonic()
+        self._count_workers = workers
+        self._answers: SimpleQueue[tuple[Worker[T], T | str, Any, BaseException | None]] = SimpleQueue()
         self._wanted = placement.workers
-        self._looked_around = time.monotonic()
+        self._looked_around = self.now()
+        self._asked = self.now()
+        self._started = 0
+        self._failed_starts = 0
+        self._unready_since = self.now()
+        # every live worker is in exactly one of these, the one that waits longest first
+        self._starting: OrderedDict[Worker[T], None] = OrderedDict()
+        self._idle: OrderedDict[Worker[T], None] = OrderedDict()
+        self._busy: OrderedDict[Worker[T], None] = OrderedDict()  # by ``since``
+        self._roomy: OrderedDict[Worker[T], None] = OrderedDict()  # the busy ones that can take more
+        self._to_ask: OrderedDict[Worker[T], None] = OrderedDict()  # the busy ones, by when they were last asked
 
-    def run(self, units: Iterable[U | None]) -> Iterator[Outcome[U, R]]:
-        """Do ``units`` and yield their outcomes as they come, in no particular order.
+    def now(self) -> float:
+        """Seconds on a clock that nobody sets."""
+        return time.monotonic()
+
+    def start(self, waiting: int) -> None:
+        """Start workers, as many as there are tasks ``waiting`` for one that has none, and as the cluster carries."""
+        if self._count_workers is not None and self.now() - self._looked_around > LOOK_AROUND_S:
+            self._wanted, self._looked_around = max(1, self._count_workers()), self.now()
+        for _ in range(min(self._wanted - self._size, waiting - len(self._starting) - len(self._idle))):
+            self._started += 1
+            worker: Worker[T] = Worker(self._started, self._launch())
+            self._starting[worker] = None
+            self._watch(worker, "ready", worker.actor.ready.remote())
+
+    def with_room(self, waiting: int) -> Worker[T] | None:
+        """A worker that can take a task now: one that has none, where there is one.
 
         Args:
-            units: taken as workers have room; ``None`` where there is none now, but may be later.
+            waiting: tasks that wait; where they are few they are left to workers that start.
+        """
+        if self._idle:
+            return next(iter(self._idle))
+        return next(iter(self._roomy)) if self._roomy and waiting > len(self._starting) else None
+
+    def send(self, worker: Worker[T], task: T, *arguments: Any, alone: bool = False) -> None:
+        """Have ``worker`` do a task by ``work(*arguments)``; it gets no other meanwhile if ``alone``."""
+        if not worker.tasks:
+            self._restart_clock(worker)
+        worker.tasks.append(task)
+        worker.alone = alone
+        self._roomy.pop(worker, None)  # the others come first next time
+        self._settle(worker)
+        self._watch(worker, task, worker.actor.work.options(concurrency_group="work").remote(*arguments))
+
+    def events(self, seconds: float) -> list[Event[T, R]]:
+        """What has happened, waiting for something up to ``seconds``.
 
         Raises:
-            RTPruneError: no actor could be started, or all of them died before they were ready; what ``ready()``
+            RTPruneError: no worker could be started, or all of them died before they were ready; what ``ready()``
                 raised, if it is of this family.
         """
-        source = iter(units)
-        exhausted = False
-        self._unready_since = time.monotonic()
-        try:
-            while True:
-                stopping = self._should_stop()
-                if stopping:
-                    self._abandon_waiting()
-                else:
-                    exhausted = exhausted or self._take(source)
-                    self._spawn()
-                    self._dispatch()
-                    self._dismiss_idle()
-                if (exhausted or stopping) and not self._waiting and not any(seat.jobs for seat in self._seats):
-                    return
-                self._wait()
-                yield from self._collect()
-                yield from self._end_overdue()
-                self._check_readiness()
-                self._ask_pulses()
-        finally:
-            self.close()
+        found: list[Event[T, R]] = []
+        wait = True
+        while True:
+            try:
+                answer = self._answers.get(timeout=seconds) if wait else self._answers.get_nowait()
+            except Empty:
+                break
+            wait = False
+            found.extend(self._take(*answer))
+        found.extend(self._end_overdue())
+        self._dismiss_idle()
+        self._check_readiness()
+        return found
+
+    def ask_pulses(self) -> None:
+        """Ask some of the workers at work how they get on, once a second; their answers are events."""
+        if self.now() - self._asked < PULSES_EVERY_S:
+            return
+        self._asked = self.now()
+        for worker in list(self._to_ask)[:PULSES_AT_ONCE]:
+            self._to_ask.move_to_end(worker)
+            if not worker.pulse_asked:
+                worker.pulse_asked = True
+                self._watch(worker, "pulse", worker.actor.pulse.options(concurrency_group="pulse").remote())
+
+    def retire(self, worker: Worker[T]) -> None:
+        """Give ``worker`` no more tasks, and end it with its last one."""
+        worker.retiring = True
+        self._settle(worker)
+
+    def release(self) -> None:
+        """Have every worker give back the tasks that it has not begun."""
+        for worker in self._busy:
+            with suppress(RayError):
+                worker.actor.release.options(concurrency_group="pulse").remote()
 
     def close(self) -> None:
-        """Kill every actor; units in flight are abandoned."""
-        for seat in self._seats:
-            ray.kill(seat.actor)
-        self._seats.clear()
-        self._waiting.clear()
+        """Kill every worker; tasks in flight are abandoned."""
+        for worker in [*self._starting, *self._idle, *self._busy]:
+            self._discard(worker)
 
-    def _take(self, source: Iterator[U | None]) -> bool:
-        """Take units that there is room for; whether there will be no more."""
-        while len(self._waiting) < UNITS_IN_FLIGHT * self._wanted:
-            try:
-                unit = next(source)
-            except StopIteration:
-                return True
-            if unit is None:
-                return False
-            self._waiting.append(_Job(unit))
-        return False
+    @cached_property
+    def _remote_class(self) -> Any:
+        return ray.remote(
+            num_cpus=self._placement.cpus,
+            num_gpus=self._placement.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={"work": self._capacity, "pulse": 1},
+            scheduling_strategy="SPREAD",
+        )(self._actor_class)
 
-    def _spawn(self) -> None:
-        if self._workers is not None and time.monotonic() - self._looked_around > LOOK_AROUND_S:
-            self._wanted, self._looked_around = max(1, self._workers()), time.monotonic()
-        executing = sum(1 for seat in self._seats if seat.jobs)
-        wanted = min(self._wanted, executing + len(self._waiting))
-        while len(self._seats) < wanted:
-            actor = self._remote_class.remote(*self._arguments)
-            self._seats.append(_Seat(actor, actor.ready.remote()))
+    def _launch(self) -> Any:
+        """A new actor."""
+        return self._remote_class.remote(*self._arguments)
 
-    def _dispatch(self) -> None:
-        """Give every ready actor one unit, then a second one, but leave units for actors that have none yet.
+    def _kill(self, actor: Any) -> None:
+        ray.kill(actor)
 
-        Nothing is sent behind a unit on its last attempt. An answer can be lost when the next unit kills the process
-        at once, and then the one before seems guilty; it must not be given up for that.
-        """
-        for depth in range(UNITS_IN_FLIGHT):
-            for seat in self._seats:
-                without = sum(1 for other in self._seats if not other.jobs)
-                if not seat.ready or seat.retiring or len(seat.jobs) != depth:
-                    continue
-                if depth > 0 and (len(self._waiting) <= without or self._is_last_attempt(seat.jobs[-1])):
-                    continue
-                if not self._waiting:
-                    return
-                job = self._waiting.popleft()
-                job.ref = seat.actor.work.remote(job.unit, job.attempts + 1)
-                seat.jobs.append(job)
-                if depth == 0:
-                    seat.head_since = time.monotonic()
-                else:
-                    seat.actor.prepare.options(concurrency_group="prepare").remote(job.unit)
+    @property
+    def _size(self) -> int:
+        return len(self._starting) + len(self._idle) + len(self._busy)
 
-    def _dismiss_idle(self) -> None:
-        now = time.monotonic()
-        for seat in list(self._seats):
-            if seat.jobs or not seat.ready or self._waiting:
-                seat.idle_since = now
-            elif now - seat.idle_since > IDLE_S:
-                ray.kill(seat.actor)
-                self._seats.remove(seat)
+    def _watch(self, worker: Worker[T], what: T | str, ref: Any) -> None:
+        def answered(future: Any) -> None:
+            error = future.exception()
+            self._answers.put((worker, what, None if error else future.result(), error))
 
-    def _is_last_attempt(self, job: _Job[U]) -> bool:
-        return job.attempts + 1 >= self._max_attempts
+        ref.future().add_done_callback(answered)
 
-    def _wait(self) -> None:
-        busy = [seat.jobs[0].ref for seat in self._seats if seat.jobs]
-        refs = busy + [seat.ready_ref for seat in self._seats if not seat.ready]
-        if refs:
-            ray.wait(refs, num_returns=1, timeout=TICK_S, fetch_local=False)
+    def _take(
+        self, worker: Worker[T], what: T | str, result: Any, error: BaseException | None
+    ) -> Iterator[Event[T, R]]:
+        if worker.lost:
+            return
+        if what == "ready":
+            self._welcome(worker, error)
+        elif what == "pulse":
+            worker.pulse_asked = False
+            if error is None:  # a death is seen where its task is collected
+                yield Pulsed(worker, result)
+        elif isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            yield self._lose(worker, "worker-died")  # the process, its node or the way to it
         else:
-            time.sleep(TICK_S)
+            task: Any = what
+            alone = len(worker.tasks) == 1
+            worker.tasks.remove(task)
+            worker.alone = False
+            self._restart_clock(worker)
+            self._settle(worker)
+            if error is None:
+                yield Finished(worker, task, result)
+            else:
+                yield Raised(worker, task, _cause(error), alone)
 
-    def _collect(self) -> Iterator[Outcome[U, R]]:
-        for seat in list(self._seats):
-            if not seat.ready and _is_done(seat.ready_ref):
-                self._welcome(seat)
-            while seat.jobs and _is_done(seat.jobs[0].ref):
-                job = seat.jobs.popleft()
-                seat.head_since = time.monotonic()
-                job.attempts += 1
-                try:
-                    result = ray.get(job.ref)
-                except RayTaskError as error:  # the unit's own fault: the process lives on
-                    cause = error.cause if isinstance(error.cause, BaseException) else error
-                    if getattr(cause, "retryable", False) and job.attempts < self._max_attempts:
-                        self._waiting.append(job)
-                    else:
-                        yield Outcome(job.unit, job.attempts, reason="raised", error=cause)
-                except RayError:  # the process, its node or the way to it was lost
-                    yield from self._bury(seat, job, "worker-died")
-                else:
-                    seat.retiring = seat.retiring or self._worn(result)
-                    yield Outcome(job.unit, job.attempts, result=result)
-            if seat.retiring and not seat.jobs and seat in self._seats:
-                ray.kill(seat.actor)
-                self._seats.remove(seat)
+    def _settle(self, worker: Worker[T]) -> None:
+        """Put ``worker`` where it belongs by what it has."""
+        if worker.lost:
+            return
+        if worker.retiring and not worker.tasks:
+            self._discard(worker)
+            return
+        for rooms, belongs in (
+            (self._idle, not worker.tasks),
+            (self._busy, bool(worker.tasks)),
+            (self._to_ask, bool(worker.tasks)),
+            (self._roomy, 0 < len(worker.tasks) < self._capacity and not worker.alone and not worker.retiring),
+        ):
+            if not belongs:
+                rooms.pop(worker, None)
+            elif worker not in rooms:
+                rooms[worker] = None
 
-    def _welcome(self, seat: _Seat[U]) -> None:
-        try:
-            ray.get(seat.ready_ref)
-        except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, BaseException) else error
+    def _restart_clock(self, worker: Worker[T]) -> None:
+        worker.since = self.now()
+        if worker in self._busy:
+            self._busy.move_to_end(worker)
+
+    def _welcome(self, worker: Worker[T], error: BaseException | None) -> None:
+        self._starting.pop(worker, None)
+        if error is None:
+            worker.ready, self._failed_starts = True, 0
+            worker.since = self.now()
+            self._settle(worker)
+            return
+        self._discard(worker)
+        if isinstance(error, RayTaskError) or not isinstance(error, RayError):
+            cause = _cause(error)
             if isinstance(cause, RTPruneError):
                 raise cause from None
             raise RTPruneError(
                 f"a worker could not start: {type(cause).__name__}: {' '.join(str(cause).split())[-500:]}",
                 "try fewer --workers; on other nodes make sure that this version of rtprune is installed there",
             ) from error
-        except RayError as error:
-            self._seats.remove(seat)
-            self._on_loss("not-ready")
-            self._failed_starts += 1
-            if self._failed_starts >= STARTS_BEFORE_GIVING_UP:
-                raise RTPruneError(
-                    f"{self._failed_starts} workers in a row died before they were ready ({type(error).__name__})",
-                    "most likely the memory is too small for the model; try fewer --workers",
-                ) from error
-        else:
-            seat.ready = True
-            self._failed_starts = 0
+        self._on_loss("not-ready")
+        self._failed_starts += 1
+        if self._failed_starts >= STARTS_BEFORE_GIVING_UP:
+            raise RTPruneError(
+                f"{self._failed_starts} workers in a row died before they were ready ({type(error).__name__})",
+                "most likely the memory is too small for the model; try fewer --workers",
+            ) from error
 
-    def _bury(
-        self, seat: _Seat[U], guilty: _Job[U], reason: Literal["worker-died", "timeout"]
-    ) -> Iterator[Outcome[U, R]]:
-        """Give up an actor: ``guilty`` (already charged) was executing, what waited behind it is not to blame."""
-        ray.kill(seat.actor)
-        self._seats.remove(seat)
+    def _lose(self, worker: Worker[T], reason: Literal["worker-died", "timeout"]) -> Lost[T]:
+        self._discard(worker)
         self._on_loss(reason)
-        self._waiting.extendleft(reversed(seat.jobs))
-        seat.jobs.clear()
-        self._unready_since = time.monotonic()
-        if guilty.attempts < self._max_attempts:
-            self._waiting.append(guilty)
-        else:
-            yield Outcome(guilty.unit, guilty.attempts, reason=reason)
+        return Lost(worker, list(worker.tasks), reason)
 
-    def _end_overdue(self) -> Iterator[Outcome[U, R]]:
-        for seat in list(self._seats):
-            if seat.jobs and time.monotonic() - seat.head_since > self._unit_timeout_s:
-                job = seat.jobs.popleft()
-                job.attempts += 1
-                yield from self._bury(seat, job, "timeout")
+    def _discard(self, worker: Worker[T]) -> None:
+        worker.lost = True
+        for rooms in (self._starting, self._idle, self._busy, self._roomy, self._to_ask):
+            rooms.pop(worker, None)
+        self._kill(worker.actor)
+        self._unready_since = self.now()
+
+    def _end_overdue(self) -> Iterator[Lost[T]]:
+        while self._busy:
+            worker = next(iter(self._busy))
+            if self.now() - worker.since <= self._task_timeout_s:
+                return
+            yield self._lose(worker, "timeout")
+
+    def _dismiss_idle(self) -> None:
+        while self._idle:
+            worker = next(iter(self._idle))
+            if self.now() - worker.since <= IDLE_S:
+                return
+            self._discard(worker)
 
     def _check_readiness(self) -> None:
-        if not self._seats or any(seat.ready for seat in self._seats):
-            self._unready_since = time.monotonic()
-        elif time.monotonic() - self._unready_since > self._ready_timeout_s:
-            asked = self._placement.describe()
+        if not self._starting or self._idle or self._busy:
+            self._unready_since = self.now()
+        elif self.now() - self._unready_since > self._ready_timeout_s:
             raise RTPruneError(
-                f"no worker was ready within {self._ready_timeout_s:.0f} s (each asks for {asked})",
+                f"no worker was ready within {self._ready_timeout_s:.0f} s, each asks for {self._placement.describe()}",
                 "look with `ray status` whether the cluster has that much free",
             )
 
-    def _abandon_waiting(self) -> None:
-        self._waiting.clear()
-        for seat in list(self._seats):
-            if not seat.jobs:
-                ray.kill(seat.actor)
-                self._seats.remove(seat)
-            while len(seat.jobs) > 1:
-                ray.cancel(seat.jobs.pop().ref)
 
-    def _ask_pulses(self) -> None:
-        if self._on_pulse is None:
-            return
-        for seat in self._seats:
-            if seat.pulse_ref is not None and _is_done(seat.pulse_ref):
-                with suppress(RayError):  # the actor's death is seen where its unit is collected
-                    if seat.pulse_job is not None:
-                        seat.pulse_job.pulse = ray.get(seat.pulse_ref)
-                seat.pulse_ref = None
-            if seat.pulse_ref is None and seat.jobs:
-                seat.pulse_job = seat.jobs[0]
-                seat.pulse_ref = seat.actor.pulse.options(concurrency_group="pulse").remote()
-        heads = [seat.jobs[0] for seat in self._seats if seat.jobs]
-        self._on_pulse([job.pulse for job in heads if job.pulse is not None])
-
-
-def _is_done(ref: Any) -> bool:
-    return bool(ray.wait([ref], timeout=0, fetch_local=False)[0])
+def _cause(error: BaseException) -> BaseException:
+    """What a task raised, without what Ray wraps around it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(error, RayTaskError) and isinstance(cause, BaseException) else error

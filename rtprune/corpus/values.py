@@ -1,16 +1,14 @@
-"""The values that pass between the steps of a run."""
+"""The values that pass between the steps of a run, and between its driver and its workers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from rtprune.corpus.assignment import Tally
-from rtprune.dataset import Output, Pending
-from rtprune.documents import ObjectList
+from rtprune.dataset import Output, PageRow, PageSlice, Snapshot, Unit
 from rtprune.settings import RunSettings
 
 
@@ -26,6 +24,7 @@ class Progress:
     tokens_after: int = 0
 
 
+LossReason = Literal["worker-died", "timeout", "not-ready"]
 OnProgress = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
 
@@ -35,7 +34,7 @@ def never() -> bool:
     return False
 
 
-def nobody(progress: Progress) -> None:
+def ignore(progress: Progress) -> None:
     """Progress that no one looks at."""
 
 
@@ -62,39 +61,99 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The source held against OUTPUT: objects still to be opened, and what is planned and not committed yet."""
+class Discovered:
+    """The source held against OUTPUT.
 
-    output: Output
+    Attributes:
+        snapshot: what the run knows of both; to be closed in the end.
+        objects: number of objects that the source has.
+        new: number of objects still to be looked into.
+        units: number of units that are planned and not done.
+    """
+
+    snapshot: Snapshot
     objects: int
-    new: ObjectList
-    pending: Pending
+    new: int
+    units: int
+
+    @property
+    def output(self) -> Output:
+        """The dataset."""
+        return self.snapshot.output
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether no object is to be opened and every planned unit is committed."""
-        return not len(self.new) and not self.pending.units
-
-
-NOTHING = Pending(0, 0)
+        """Whether no object is to be looked into and every planned unit is done."""
+        return not self.new and not self.units
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Documents looked into by this run, and all that is to be read; ``stopped`` before all was looked into."""
+    """What this run planned; ``stopped`` before all objects were looked into."""
 
     documents: int = 0
     documents_failed: int = 0
-    pending: Pending = NOTHING
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Pages and visual tokens counted. ``distance`` is the sum over the ``audited`` pages, see ``audit_distance``."""
+
+    pages: int = 0
+    failed: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+    audited: int = 0
+    distance: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.pages + other.pages,
+            self.failed + other.failed,
+            self.tokens_before + other.tokens_before,
+            self.tokens_after + other.tokens_after,
+            self.audited + other.audited,
+            self.distance + other.distance,
+        )
+
+    def __sub__(self, other: Tally) -> Tally:
+        return Tally(
+            self.pages - other.pages,
+            self.failed - other.failed,
+            self.tokens_before - other.tokens_before,
+            self.tokens_after - other.tokens_after,
+            self.audited - other.audited,
+            self.distance - other.distance,
+        )
+
+    @classmethod
+    def of(cls, rows: Sequence[PageRow]) -> Tally:
+        """Count ``rows``."""
+        distances = [row.audit_distance for row in rows if row.audit_distance is not None]
+        return cls(
+            len(rows),
+            sum(row.status == "failed" for row in rows),
+            sum(row.visual_tokens_before or 0 for row in rows),
+            sum(row.visual_tokens_after or 0 for row in rows),
+            len(distances),
+            sum(distances),
+        )
 
 
 @dataclass(frozen=True)
 class Done:
-    """Units committed by this run; ``left`` is how many it was stopped before."""
+    """What this run read: units that it committed, and how many it was stopped before.
+
+    Attributes:
+        elsewhere: units that another run committed meanwhile.
+        doubled: units that this run read as well, and another committed first.
+    """
 
     units: int = 0
     left: int = 0
+    elsewhere: int = 0
+    doubled: int = 0
     tally: Tally = field(default_factory=Tally)
 
     def and_unit(self, tally: Tally) -> Done:
@@ -116,3 +175,61 @@ class RunSummary:
     units_left: int
     tally: Tally
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A unit to be read and committed; or one page of it, whose row is sent back uncommitted.
+
+    Attributes:
+        page: index of that page in ``unit.pages()``; ``None`` for the whole unit.
+        attempt: how often it is tried, from 1.
+        prune: false once pruning has cost the run more than it may.
+    """
+
+    unit: Unit
+    page: int | None = None
+    attempt: int = 1
+    prune: bool = True
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What tells it from others."""
+        return self.unit.unit_id, self.page
+
+    @property
+    def slices(self) -> tuple[PageSlice, ...]:
+        """Pages to be read."""
+        return self.unit.slices if self.page is None else (self.unit.page_slice(self.page),)
+
+
+#: A log record of a worker: name of the logger, level, message.
+LogRecord = tuple[str, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an assignment.
+
+    Attributes:
+        tally: its pages, counted.
+        outcome: "committed" by this worker; "doubled": read, but another run committed it first; "elsewhere": another
+            run had committed it, and nothing was done; "returned": the run stops, and nothing was done; "page":
+            ``rows`` has the row of a page that was read alone.
+        worn: whether the worker has served long enough, or grown too large, and should be replaced.
+        logs: what the worker logged since it last sent any.
+    """
+
+    tally: Tally = Tally()
+    outcome: Literal["committed", "doubled", "elsewhere", "returned", "page"] = "committed"
+    rows: tuple[PageRow, ...] = ()
+    worn: bool = False
+    logs: tuple[LogRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How a worker is getting on: pages done of what it has at hand, and what it logged since it last sent any."""
+
+    tallies: tuple[tuple[tuple[str, int | None], Tally], ...] = ()
+    logs: tuple[LogRecord, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rtprune.dataset.compact import Compaction, compact_dataset
-from rtprune.dataset.documents import publish_documents
 from rtprune.dataset.files import (
     CompactedFile,
     FileSet,
@@ -16,10 +15,11 @@ from rtprune.dataset.files import (
 )
 from rtprune.dataset.findings import Finding, Verdict
 from rtprune.dataset.layout import Output, new_run_id
-from rtprune.dataset.plan import PageSlice, Pending, PlanLog, Unit, copies, pending, pending_units, plan_units
+from rtprune.dataset.plan import PageSlice, Unit, plan_units
 from rtprune.dataset.read import Statistics, read_documents, read_pages, statistics
 from rtprune.dataset.runs import record_run
 from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
+from rtprune.dataset.snapshot import Pending, Snapshot
 from rtprune.dataset.verify import verify_dataset
 
 __all__ = [
@@ -32,24 +32,20 @@ __all__ = [
     "PageRow",
     "PageSlice",
     "Pending",
-    "PlanLog",
     "RegionRow",
     "RunRow",
+    "Snapshot",
     "Statistics",
     "Unit",
     "UnitFile",
     "Verdict",
     "commit_unit",
     "compact_dataset",
-    "copies",
     "current_files",
     "done_units",
     "is_done",
     "new_run_id",
-    "pending",
-    "pending_units",
     "plan_units",
-    "publish_documents",
     "read_documents",
     "read_pages",
     "record_run",

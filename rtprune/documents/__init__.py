@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rtprune.documents.document import Document, open_document, read_object
 from rtprune.documents.pages import PageFault, PageImage, render_pages
-from rtprune.documents.rendering import PageRange, Renderers, Rendering
+from rtprune.documents.renderers import Renderers
+from rtprune.documents.rendering import PageRange, Rendering
 from rtprune.documents.sources import ObjectList, SourceObject, list_objects
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Literal
 
 from botocore.exceptions import ClientError, NoCredentialsError
 
-from rtprune.documents.pdf import is_pdf, open_pdf
+from rtprune.documents.pdf import open_pdf
 from rtprune.documents.picture import count_frames, picture_format
 from rtprune.errors import DocumentError, Reason, StoreError, UsageError
 from rtprune.store import get, is_remote, open_filesystem
@@ -38,7 +38,7 @@ class Document:
     doc_id: str
     kind: Literal["pdf", "image"]
     page_count: int
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
     password: str | None = field(default=None, repr=False)
 
 
@@ -70,8 +70,10 @@ def read_object(uri: str) -> bytes:
         raise DocumentError(Reason.UNREADABLE, f"{uri} cannot be opened: {error}") from error
 
 
-def open_document(uri: str, data: bytes, password: str | None = None) -> Document:
-    """The document in ``data``, its kind told by content and never by the name.
+def open_document(
+    uri: str, data: bytes | memoryview, password: str | None = None, doc_id: str | None = None
+) -> Document:
+    """The document in ``data``. Its kind is decided by content; the name counts for a PDF without a header only.
 
     Only headers and the page tree are looked at, no page is decoded. PyMuPDF is not thread safe: call this from one
     thread of a process at a time, as ``render_pages``.
@@ -80,42 +82,16 @@ def open_document(uri: str, data: bytes, password: str | None = None) -> Documen
         uri: where ``data`` came from, for messages.
         data: the whole object.
         password: tried if the document is encrypted.
+        doc_id: SHA-256 of ``data`` if it is known already.
 
     Raises:
         DocumentError: for one of the reasons "not-a-document", "encrypted", "no-pages" or "damaged".
     """
-    doc_id = hashlib.sha256(data).hexdigest()
+    doc_id = doc_id or hashlib.sha256(data).hexdigest()
     if picture_format(data):
         return Document(uri, doc_id, "image", count_frames(data, uri), data)
-    if not is_pdf(data):
-        found = f"it begins with {data[:8]!r}" if data else "it is empty"
-        raise DocumentError(
-            Reason.NOT_A_DOCUMENT,
-            f"{uri} is neither PDF nor PNG, JPEG, WebP, BMP or TIFF: {found}",
-            "leave it out or convert it",
-        )
     with open_pdf(data, password, uri) as pdf:
         return Document(uri, doc_id, "pdf", pdf.page_count, data, password)
-
-
-def open_planned(uri: str, data: bytes, doc_id: str, password: str | None = None) -> Document:
-    """The document in ``data``, which was opened before, when its pages were counted.
-
-    Raises:
-        DocumentError: as ``open_document``; "changed" where ``data`` are not the bytes of ``doc_id``.
-        UsageError: it was opened with another password then.
-    """
-    if hashlib.sha256(data).hexdigest() != doc_id:
-        raise DocumentError(Reason.CHANGED, f"{uri} changed since it was planned", "run again to read it as it is")
-    try:
-        return open_document(uri, data, password)
-    except DocumentError as error:
-        if error.reason != Reason.ENCRYPTED:
-            raise
-        raise UsageError(
-            f"{uri} is encrypted, and was opened with another password when it was planned",
-            "run again with that --password",
-        ) from error
 
 
 def _credentials_rejected(uri: str) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
 from rtprune.documents.document import Document
-from rtprune.documents.pdf import open_pdf
-from rtprune.documents.picture import open_picture, read_frame
+from rtprune.documents.pdf import OpenPdf, open_pdf
+from rtprune.documents.picture import count_frames, open_picture, picture_format, read_frame
 from rtprune.documents.raster import Raster
 from rtprune.errors import DocumentError, Reason
 
@@ -87,7 +88,7 @@ def render_pages(
         max_pixels: a page that would have more is made at a smaller scale, see ``PageImage.scale``.
     """
     try:
-        with open_pages(document, dpi, max_pixels) as render:
+        with open_pages(document.uri, document.data, document.password, dpi, max_pixels) as render:
             for page in pages:
                 yield render(page)
     except DocumentError as error:  # it opened before, so its bytes or its password are not those it was made with
@@ -95,21 +96,41 @@ def render_pages(
 
 
 @contextmanager
-def open_pages(document: Document, dpi: int, max_pixels: int) -> Iterator[Callable[[int], PageImage | PageFault]]:
-    """What renders a page (1-based) of ``document``, valid within the block; see ``render_pages``.
+def open_pages(
+    uri: str, data: bytes | memoryview, password: str | None, dpi: int, max_pixels: int
+) -> Iterator[Callable[[int], PageImage | PageFault]]:
+    """What renders a page (1-based) of the document in ``data``, valid within the block; see ``render_pages``.
 
     Raises:
-        DocumentError: the document does not open.
+        DocumentError: as ``open_document``.
     """
-    opened = _pdf_renderer if document.kind == "pdf" else _picture_renderer
-    with opened(document, dpi, max_pixels) as render:
+    with ExitStack() as stack:
+        render: Render
+        if picture_format(data):
+            picture = bytes(data)  # Pillow would copy anything else for every page
+            page_count = count_frames(picture, uri)
+            render = partial(_render_picture, picture, max_pixels)
+        else:
+            pdf = stack.enter_context(open_pdf(data, password, uri))
+            page_count = pdf.page_count
+            render = partial(_render_pdf, pdf, dpi, max_pixels)
 
         def attempt(page: int) -> PageImage | PageFault:
-            if 1 <= page <= document.page_count:
+            if 1 <= page <= page_count:
                 return _attempt(render, page)
-            return PageFault(page, Reason.NO_SUCH_PAGE, f"{document.uri} has {document.page_count} pages", 0.0)
+            return PageFault(page, Reason.NO_SUCH_PAGE, f"{uri} has {page_count} pages", 0.0)
 
         yield attempt
+
+
+def _render_pdf(pdf: OpenPdf, dpi: int, max_pixels: int, page: int) -> tuple[Raster, float, str]:
+    return *pdf.render(page, dpi, max_pixels), pdf.text_layer(page)
+
+
+def _render_picture(data: bytes, max_pixels: int, page: int) -> tuple[Raster, float, str]:
+    # Opened anew for each page: what a damaged frame leaves behind in Pillow's object must not reach the next.
+    picture, scale = read_frame(open_picture(data), page - 1, max_pixels)
+    return Raster.of(picture), scale, ""
 
 
 def _attempt(render: Render, page: int) -> PageImage | PageFault:
@@ -129,19 +150,3 @@ def _reason(error: Exception) -> Reason:
 
 def _milliseconds_since(start: float) -> float:
     return (time.perf_counter() - start) * 1000.0
-
-
-@contextmanager
-def _pdf_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
-    with open_pdf(document.data, document.password, document.uri) as pdf:
-        yield lambda page: (*pdf.render(page, dpi, max_pixels), pdf.text_layer(page))
-
-
-@contextmanager
-def _picture_renderer(document: Document, dpi: int, max_pixels: int) -> Iterator[Render]:
-    # Opened anew for each page: what a damaged frame leaves behind in Pillow's object must not reach the next.
-    def render(page: int) -> tuple[Raster, float, str]:
-        picture, scale = read_frame(open_picture(document.data), page - 1, max_pixels)
-        return Raster.of(picture), scale, ""
-
-    yield render

@@ -21,6 +21,7 @@ from rtprune.errors import DocumentError, Reason
 
 POINTS_PER_INCH = 72.0
 MOST_TEXT = 100_000  # characters of a text layer that are looked at
+HEADER_WITHIN = 1024  # bytes from the start
 
 pymupdf.TOOLS.mupdf_display_errors(False)
 pymupdf.TOOLS.mupdf_display_warnings(False)
@@ -76,42 +77,57 @@ class OpenPdf:
             return ""
 
 
-def is_pdf(data: bytes) -> bool:
-    """Whether ``data`` has a PDF header, which may follow some foreign bytes."""
-    return b"%PDF-" in data[:1024]
-
-
 @contextmanager
-def open_pdf(data: bytes, password: str | None, uri: str) -> Iterator[OpenPdf]:
-    """The PDF document in ``data``.
+def open_pdf(data: bytes | memoryview, password: str | None, uri: str) -> Iterator[OpenPdf]:
+    """The PDF document in ``data``, which must stay until the block ends: it is read in place.
+
+    Its header may follow some foreign bytes. It may lack where ``uri`` ends in ``.pdf`` and MuPDF finds pages.
 
     Raises:
-        DocumentError: "encrypted" when ``password`` does not open it, "no-pages",
-            "damaged" beyond repair, "not-a-document" when nothing follows the header.
+        DocumentError: "not-a-document", "encrypted" when ``password`` does not open it, "no-pages",
+            "damaged" beyond repair.
     """
+    has_header = b"%PDF" in bytes(data[:HEADER_WITHIN])
+    if not has_header and not uri.lower().endswith(".pdf"):
+        raise _not_a_document(data, uri)
+    try:
+        opened = _opened(data, password, uri)
+    except DocumentError as error:
+        if has_header or error.reason == Reason.ENCRYPTED:
+            raise
+        raise _not_a_document(data, uri) from error
+    with opened.handle:
+        yield opened
+
+
+def _not_a_document(data: bytes | memoryview, uri: str) -> DocumentError:
+    start = f"it begins with {bytes(data[:8])!r}" if data else "it is empty"
+    return DocumentError(
+        Reason.NOT_A_DOCUMENT,
+        f"{uri} is neither PDF nor PNG, JPEG, WebP, BMP or TIFF: {start}",
+        "leave it out or convert it",
+    )
+
+
+def _opened(data: bytes | memoryview, password: str | None, uri: str) -> OpenPdf:
     pymupdf.TOOLS.reset_mupdf_warnings()
     try:
         handle = pymupdf.open(stream=data, filetype="pdf")
     except Exception as error:
         raise _no_opening(data, uri) from error
-    with handle:
+    try:
+        if not handle.is_pdf:  # MuPDF goes by content and takes HTML, for one, as well
+            raise _no_opening(data, uri)
         if handle.needs_pass and not handle.authenticate(password or ""):
-            found = "not opened by the password given" if password else "needs a password"
-            raise DocumentError(Reason.ENCRYPTED, f"{uri} is encrypted and {found}", "give its --password")
-        try:
-            pages = _flatten(handle)
-        except Exception as error:  # MuPDF raises a family of its own beside RuntimeError and ValueError
-            raise DocumentError(Reason.DAMAGED, f"{uri} has an unreadable page tree: {_one_line(error)}") from error
-        if not pages and _has_pages_astray(handle):
-            raise DocumentError(Reason.DAMAGED, f"{uri} holds pages that its page tree no longer leads to")
-        if not pages:
-            raise DocumentError(Reason.NO_PAGES, f"{uri} is a PDF without pages")
-        if all(index is None for index in pages):
-            raise DocumentError(Reason.DAMAGED, f"{uri} claims {len(pages)} pages and has none of them")
-        yield OpenPdf(handle, pages)
+            message = "not opened by the password given" if password else "needs a password"
+            raise DocumentError(Reason.ENCRYPTED, f"{uri} is encrypted and {message}", "give its --password")
+        return OpenPdf(handle, _pages(handle, uri))
+    except DocumentError:
+        handle.close()
+        raise
 
 
-def _no_opening(data: bytes, uri: str) -> DocumentError:
+def _no_opening(data: bytes | memoryview, uri: str) -> DocumentError:
     if not re.search(rb"\d\s+\d+\s+obj\b", data):
         return DocumentError(Reason.NOT_A_DOCUMENT, f"{uri} has a PDF header and nothing of a PDF after it")
     if re.search(rb"/Encrypt\b", data):
@@ -119,8 +135,22 @@ def _no_opening(data: bytes, uri: str) -> DocumentError:
     return DocumentError(Reason.DAMAGED, f"{uri} is damaged beyond repair: {_one_line(pymupdf.TOOLS.mupdf_warnings())}")
 
 
+def _pages(handle: pymupdf.Document, uri: str) -> tuple[int | None, ...]:
+    try:
+        pages = _flatten(handle)
+    except Exception as error:  # MuPDF raises a family of its own beside RuntimeError and ValueError
+        raise DocumentError(Reason.DAMAGED, f"{uri} has an unreadable page tree: {_one_line(error)}") from error
+    if not pages and _has_detached_pages(handle):
+        raise DocumentError(Reason.DAMAGED, f"{uri} holds pages that its page tree no longer leads to")
+    if not pages:
+        raise DocumentError(Reason.NO_PAGES, f"{uri} is a PDF without pages")
+    if all(index is None for index in pages):
+        raise DocumentError(Reason.DAMAGED, f"{uri} claims {len(pages)} pages and has none of them")
+    return pages
+
+
 def _flatten(handle: pymupdf.Document) -> tuple[int | None, ...]:
-    """Hang all pages directly under the page tree's root, in order, and tell where each came to lie.
+    """Hang all pages directly under the page tree's root, in order; the index under which each lies there.
 
     Pages inherit through their own /Parent entries, which stay.
     """
@@ -176,7 +206,7 @@ def _type(handle: pymupdf.Document, number: int, keys: Sequence[str]) -> str | N
     return str(handle.xref_get_key(number, "Type")[1]) if "Type" in keys else None
 
 
-def _has_pages_astray(handle: pymupdf.Document) -> bool:
+def _has_detached_pages(handle: pymupdf.Document) -> bool:
     numbers = range(1, handle.xref_length())
     return any(_type(handle, number, _keys(handle, number)) == "/Page" for number in numbers)
 

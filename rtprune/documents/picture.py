@@ -50,8 +50,9 @@ UPRIGHT = {
 }  # by the value of the EXIF tag Orientation
 
 
-def picture_format(data: bytes) -> str | None:
+def picture_format(data: bytes | memoryview) -> str | None:
     """The picture format that ``data`` is in by its first bytes, a key of ``PLUGINS``; None if it is no picture."""
+    data = bytes(data[:20])
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -65,7 +66,7 @@ def picture_format(data: bytes) -> str | None:
     return None
 
 
-def open_picture(data: bytes) -> ImageFile.ImageFile:
+def open_picture(data: bytes | memoryview) -> ImageFile.ImageFile:
     """Read the header of the picture in ``data``, nothing more.
 
     Raises:
@@ -77,7 +78,7 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
         raise DocumentError(Reason.DAMAGED, f"the picture's header cannot be read: {error}") from error
 
 
-def count_frames(data: bytes, uri: str) -> int:
+def count_frames(data: bytes | memoryview, uri: str) -> int:
     """Pages of the picture in ``data``: the frames of a TIFF file; of an animation only the first picture counts.
 
     A frame whose header is damaged hides those behind it; it counts as a page, which fails when it is rendered.

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import select
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
-from rtprune.documents.exchange import Exchange
 from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.raster import Raster
-from rtprune.errors import Reason, RTPruneError, StoreError, UsageError
+from rtprune.documents.shared_bytes import take_bytes
+from rtprune.errors import Reason, UsageError
 
-FETCH_TIMEOUT_S = 1800.0  # s3fs gives up long before
 PAGES_PER_PROCESS = 2000  # then it is replaced, and whatever it has leaked goes with it
-CHUNK_BYTES = 2**16
-
-_RAISED: dict[str, type[RTPruneError]] = {"StoreError": StoreError, "UsageError": UsageError}
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A request: pages ``first_page`` to ``last_page`` of the document ``doc_id`` at ``uri``."""
+class RenderSettings:
+    """How pages are rendered, see ``Renderers``."""
 
-    uri: str
-    doc_id: str
-    first_page: int
-    last_page: int
     dpi: int
     max_pixels: int
     password: str | None
-    pixels: bool = True  # whether they are wanted, or only what else there is to say of a page
+    pixels: bool
 
 
 class Lost(Exception):
@@ -44,137 +36,142 @@ class Lost(Exception):
 
     Attributes:
         timeout: it took too long, and lives.
-        fetching: it had not got the document's bytes yet.
         at_page: it was at a page; otherwise the document was not open yet.
     """
 
-    def __init__(self, state: str, seconds: float | None) -> None:
-        doing = {"asked": "fetching this document", "fetched": "opening this document"}.get(
-            state, "rendering this page"
-        )
-        if seconds is None:
+    def __init__(self, at_page: bool, timeout_s: float | None) -> None:
+        doing = "rendering this page" if at_page else "opening this document"
+        if timeout_s is None:
             super().__init__(f"the process {doing} died again and again (out of memory, or a crash)")
         else:
-            super().__init__(f"{doing} took longer than {seconds:g} s")
-        self.timeout = seconds is not None
-        self.fetching = state == "asked"
-        self.at_page = state == "opened"
+            super().__init__(f"{doing} took longer than {timeout_s:g} s")
+        self.timeout = timeout_s is not None
+        self.at_page = at_page
 
 
 class RendererProcess:
     """``python -m rtprune.documents.renderer``, started when it is first asked, and again after it was killed.
 
     All but ``end`` is for one thread.
+
+    Args:
+        settings: the same for all pages.
+        timeout_s: for opening a document, and for each page.
     """
 
-    _exchange: Exchange  # with the process that there is
-
-    def __init__(self) -> None:
+    def __init__(self, settings: RenderSettings, timeout_s: float) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._unread = bytearray()
+        self._opened: tuple[str, str] | None = None  # URI and doc_id; kept open, the next request is often for it
         self._pages = 0
         self._ended = False
 
-    def answers(self, ask: Ask, page_timeout_s: float) -> Iterator[PageImage | PageFault]:
-        """The pages asked for, in order. To be taken to the end, or the process killed.
+    _connection: Connection  # with the process that there is
+
+    def pages(
+        self, uri: str, doc_id: str, file: int, numbers: range, more: Callable[[], bool]
+    ) -> Iterator[PageImage | PageFault]:
+        """Pages ``numbers`` of the document whose bytes ``file`` holds, in order. To be taken to the end.
+
+        Args:
+            uri: what the document is called.
+            doc_id: SHA-256 of its bytes.
+            file: descriptor, see ``share_bytes``.
+            numbers: at least one page.
+            more: asked ahead of each page but the first; where it says no, the pages end there.
 
         Raises:
-            Lost: the process died, or was silent for longer than ``page_timeout_s``.
-            StoreError: the store failed; trying again may help.
+            Lost: the process died, or was silent for too long. It is to be killed.
             UsageError: the document needs another password.
         """
-        if self._pages >= PAGES_PER_PROCESS:
-            self.kill()
-        state, pages = "asked", range(ask.first_page, ask.last_page + 1)
+        at_page = False
         try:
-            process = self._started()
-            self._say(process, json.dumps(asdict(ask)).encode())
-            while state != "opened":
-                limit = FETCH_TIMEOUT_S if state == "asked" else page_timeout_s
-                answer = self._answer(process, limit)
-                if "raised" in answer:
-                    raise _RAISED.get(answer["raised"], RTPruneError)(answer["message"], answer["hint"])
-                if "refused" in answer:
-                    yield from (PageFault(page, Reason(answer["refused"]), answer["message"], 0.0) for page in pages)
+            refused = self._open(uri, doc_id, file)
+            if refused is not None:
+                yield from (PageFault(page, *refused, 0.0) for page in numbers)
+                return
+            at_page = True
+            self._send(page=numbers[0])
+            for page in numbers:
+                go_on = page != numbers[-1] and more()
+                if go_on:
+                    self._send(page=page + 1)  # it is at work while this side takes the page before
+                yield self._page()
+                if not go_on:
                     return
-                state = answer["state"]
-            limit = page_timeout_s
-            for _ in pages:
-                answer = self._answer(process, limit)
-                self._pages += 1
-                yield self._page(process, answer)
         except TimeoutError as error:
-            raise Lost(state, limit) from error
+            raise Lost(at_page, self._timeout_s) from error
         except (EOFError, OSError) as error:
-            raise Lost(state, None) from error
+            raise Lost(at_page, None) from error
 
     def kill(self) -> None:
         """End the process, whatever it is at; the next question starts another."""
         if self._process is None:
             return
         self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
         self._process.wait()
-        self._exchange.close()
-        self._process, self._pages = None, 0
-        self._unread.clear()
+        self._connection.close()
+        self._process, self._opened, self._pages = None, None, 0
 
     def end(self) -> None:
         """From any thread: end the process and start none again; whoever waits for an answer sees it die."""
         self._ended = True
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:
+            process.kill()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._ended:
-            raise EOFError
-        if self._process is None:
-            exchange = Exchange()
-            try:
+    def _open(self, uri: str, doc_id: str, file: int) -> tuple[Reason, str] | None:
+        """Have the document open there; why not, where it is refused."""
+        if self._pages >= PAGES_PER_PROCESS:
+            self.kill()
+        if self._opened == (uri, doc_id):
+            return None
+        self._start()
+        self._opened = None
+        self._send(uri=uri, **asdict(self._settings))
+        send_handle(self._connection, file, None)
+        answer = self._answer()
+        if answer.get("refused") == Reason.ENCRYPTED:
+            raise UsageError(
+                f"{uri} is encrypted, and was opened with another password when it was planned",
+                "run again with that --password",
+            )
+        if "refused" in answer:
+            return Reason(answer["refused"]), answer["message"]
+        self._opened = uri, doc_id
+        return None
+
+    def _start(self) -> None:
+        if self._process is None and not self._ended:
+            self._connection, theirs = multiprocessing.Pipe()
+            with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "rtprune.documents.renderer", str(exchange.file)],
-                    pass_fds=[exchange.file],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    [sys.executable, "-m", "rtprune.documents.renderer", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # what libraries print is no output of this program
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 )
-            except OSError:
-                exchange.close()
-                raise
-            self._exchange = exchange
-        return self._process
-
-    def _answer(self, process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]:
-        """The next line. Raises ``TimeoutError``, ``EOFError``."""
-        deadline = time.monotonic() + timeout_s
-        while (end := self._unread.find(b"\n")) < 0:
-            self._unread += self._read(process, deadline)
-        answer: dict[str, Any] = json.loads(self._unread[:end])
-        del self._unread[: end + 1]
-        return answer
-
-    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
-        assert process.stdout is not None
-        poll = select.poll()
-        poll.register(process.stdout, select.POLLIN)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
-        found = os.read(process.stdout.fileno(), CHUNK_BYTES)
-        if not found:
+        if self._ended:  # after it was started, too: ``end`` may have come between
+            self.kill()
             raise EOFError
-        return found
 
-    def _page(self, process: subprocess.Popen[bytes], answer: dict[str, Any]) -> PageImage | PageFault:
-        if "fault" in answer:
-            return PageFault(answer["page"], Reason(answer["fault"]), answer["message"], answer["render_ms"])
-        raster = Raster(answer["width"], answer["height"], self._exchange.read(answer["bytes"]))
-        if answer["bytes"]:
-            self._say(process, b"")
-        return PageImage(answer["page"], raster, answer["render_ms"], answer["scale"], answer["text_layer"])
+    def _page(self) -> PageImage | PageFault:
+        answer = self._answer()
+        self._pages += 1
+        page, render_ms = answer["page"], answer["render_ms"]
+        if "reason" in answer:
+            return PageFault(page, Reason(answer["reason"]), answer["message"], render_ms)
+        data = take_bytes(recv_handle(self._connection)) if "pixels" in answer else b""
+        raster = Raster(answer["width"], answer["height"], data)
+        return PageImage(page, raster, render_ms, answer["scale"], answer["text_layer"])
 
-    def _say(self, process: subprocess.Popen[bytes], line: bytes) -> None:
-        stdin: Any = process.stdin
-        stdin.write(line + b"\n")
-        stdin.flush()
+    def _send(self, **request: Any) -> None:
+        self._connection.send_bytes(json.dumps(request).encode())
+
+    def _answer(self) -> dict[str, Any]:
+        """The next answer. Raises ``TimeoutError``, and ``EOFError`` or ``OSError`` where the process has died."""
+        if not self._connection.poll(self._timeout_s):
+            raise TimeoutError
+        answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        return answer

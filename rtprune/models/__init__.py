@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from rtprune.errors import ModelError, UsageError
+from rtprune.errors import ModelError, PluginError, UsageError
 from rtprune.models.checkpoint import Checkpoint, resolve
-from rtprune.models.protocol import Answer, ModelCard, OcrModel, Prompt, Region, Views, VisualPositions
+from rtprune.models.protocol import (
+    Answer,
+    Family,
+    ModelCard,
+    ModelFamily,
+    OcrModel,
+    Prompt,
+    Region,
+    Views,
+    VisualPositions,
+)
+from rtprune.plugins import Registry
 
 if TYPE_CHECKING:
     import torch
-
-    from rtprune.models.family import TransformersOcr
 
 __all__ = [
     "FAMILIES",
     "Answer",
     "Checkpoint",
+    "Family",
     "ModelCard",
+    "ModelFamily",
     "OcrModel",
     "Prompt",
     "Region",
@@ -27,12 +39,14 @@ __all__ = [
     "describe",
     "families",
     "load_model",
+    "register_model_family",
     "resolve",
 ]
 
+logger = logging.getLogger(__name__)
 
-#: What a checkpoint's config.json calls itself (``architectures`` or else ``model_type``) -> the class that reads it.
-FAMILIES = {
+# by the names of their homes: importing them takes seconds, as they need transformers
+_OWN: Mapping[str, ModelFamily | str] = {
     "DeepseekOCRForCausalLM": "rtprune.models.deepseek_ocr:DeepSeekOcr",
     "deepseek_vl_v2": "rtprune.models.deepseek_ocr:DeepSeekOcr",
     "DeepseekOCR2ForCausalLM": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
@@ -50,6 +64,33 @@ FAMILIES = {
 }
 
 
+def _fault(family: Any) -> str | None:
+    """What keeps an object from being a `ModelFamily`."""
+    if not isinstance(getattr(family, "family", None), Family):
+        return f"its attribute family must be a rtprune.models.Family, got {getattr(family, 'family', None)!r}"
+    missing = [name for name in ("describe", "load") if not callable(getattr(family, name, None))]
+    missing += sorted(getattr(family, "__abstractmethods__", ()))
+    return f"it does not define {', '.join(missing)}" if missing else None
+
+
+#: What a checkpoint's config.json calls itself (``architectures``, else ``model_type``) -> the family that reads it.
+FAMILIES: Registry[ModelFamily] = Registry("model family", "rtprune.models", _OWN, _fault)
+
+
+def register_model_family(name: str, family: ModelFamily) -> None:
+    """Let this process read the checkpoints whose config.json calls itself ``name``.
+
+    Workers of a run are processes of their own: for runs, declare an entry point in the group ``rtprune.models``.
+
+    Args:
+        name: one of the file's ``architectures``, or its ``model_type``.
+
+    Raises:
+        PluginError: the name is taken, or the object is no model family.
+    """
+    FAMILIES.register(name, family)
+
+
 def describe(name: str) -> ModelCard:
     """What a model can be asked for, without loading it; names as in ``load_model``.
 
@@ -64,11 +105,12 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     """Load a model by name: a published name, "mini", a local folder or an ``s3://`` prefix.
 
     Args:
-        device: where it runs; a GPU where there is one when absent.
+        device: where it runs; a GPU if there is one when absent.
         dtype: what it computes in; bfloat16 on a GPU and float32 on a CPU when absent.
 
     Raises:
         ModelError: there is no such model here, or its files do not fit each other.
+        PluginError: another package's family, to which the model belongs, cannot be used.
         UsageError: there is no such device here.
     """
     import torch
@@ -83,23 +125,29 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     return family.load(checkpoint, place, dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16))
 
 
-def families() -> list[type[TransformersOcr]]:
-    """The model families that can be read, in the order of `FAMILIES`."""
-    return [_class(home) for home in dict.fromkeys(FAMILIES.values())]
+def families() -> list[ModelFamily]:
+    """Every model family that can be read: this package's own, then other packages'.
+
+    Another package's family that cannot be used is left out with a warning.
+    """
+    found: list[ModelFamily] = []
+    for name in FAMILIES:
+        try:
+            family = FAMILIES[name]
+        except PluginError as error:
+            logger.warning("%s", error)
+            continue
+        if family not in found:
+            found.append(family)
+    return found
 
 
-def _family(checkpoint: Checkpoint) -> type[TransformersOcr]:
+def _family(checkpoint: Checkpoint) -> ModelFamily:
     names = [*(checkpoint.config.get("architectures") or []), checkpoint.config.get("model_type")]
     for name in names:
         if name in FAMILIES:
-            return _class(FAMILIES[name])
+            return FAMILIES[name]
     raise ModelError(
         f"{checkpoint.folder}: its config.json calls the model {' or '.join(map(repr, names))}",
-        f"this version reads: {', '.join(sorted(FAMILIES))}",
+        f"known here: {', '.join(sorted(FAMILIES))}; another package can add a family, see docs/adding-a-model.md",
     )
-
-
-def _class(home: str) -> type[TransformersOcr]:
-    module, name = home.split(":")  # imported when asked for: transformers takes seconds
-    found: type[TransformersOcr] = getattr(import_module(module), name)
-    return found

@@ -32,8 +32,7 @@ class Attachment:
         self._family = family
         self._config = config
         self._generate: Callable[..., Any] = model.generate
-        names = inspect.signature(model.get_image_features).parameters.values()
-        self._image_arguments = [name.name for name in names if name.kind is not inspect.Parameter.VAR_KEYWORD]
+        self._image_arguments = _image_arguments(family.network_class, model)
 
     def generate(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """`model.generate(**inputs)` with its visual tokens pruned."""
@@ -79,16 +78,13 @@ def attach(model: PreTrainedModel, config: PruneConfig | None = None) -> Attachm
     at the prompt's ids, such as ``repetition_penalty``, see the new ones alone.
 
     Args:
-        model: a transformers model of one of the families that `rtprune models` lists.
+        model: a transformers model of one of the families that `rtprune models` lists, or of a class derived from it.
         config: how to prune; the paper's dynamic pruning when absent.
 
     Raises:
         UsageError: the model is of no such family, or has rtprune attached already.
     """
-    family = next((family for family in families() if type(model) is family.network_class), None)
-    if family is None:
-        known = ", ".join(dict.fromkeys(family.network_class.__name__ for family in families()))
-        raise UsageError(f"rtprune cannot be attached to a {type(model).__name__}", f"it can to: {known}")
+    family = _family_of(model)
     if hasattr(model, _ATTRIBUTE):
         raise UsageError("rtprune is attached to this model already", "call rtprune.detach(model) first")
     attachment = Attachment(model, family, config or PruneConfig())
@@ -116,6 +112,31 @@ def detach(model: PreTrainedModel) -> None:
         raise UsageError("rtprune is not attached to this model")
     delattr(model, _ATTRIBUTE)
     del model.generate  # the instance's own; the class's is there again
+
+
+def _family_of(model: Any) -> type[TransformersOcr]:
+    """The family whose network class is nearest among the classes that the model's own is derived from."""
+    known = [
+        family
+        for family in families()
+        if isinstance(family, type) and issubclass(family, TransformersOcr) and hasattr(family, "network_class")
+    ]
+    for ancestor in type(model).__mro__:
+        for family in known:
+            if family.network_class is ancestor:
+                return family
+    names = ", ".join(dict.fromkeys(family.network_class.__name__ for family in known))
+    raise UsageError(
+        f"rtprune cannot be attached to a {type(model).__name__}", f"it can to: {names}, and their subclasses"
+    )
+
+
+def _image_arguments(network_class: type[PreTrainedModel], model: Any) -> list[str]:
+    """Arguments of ``get_image_features``, also where a subclass passes them on as ``*args`` and ``**kwargs``."""
+    methods = network_class.get_image_features, type(model).get_image_features
+    named = [one for method in methods for one in inspect.signature(method).parameters.values()]
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [name for name in dict.fromkeys(one.name for one in named if one.kind not in variable) if name != "self"]
 
 
 def _shortened(model: Any, inputs: Mapping[str, Any], pruned: list[Pruned]) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneratio
 from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.answers import parse_grounded
-from rtprune.models.family import Family, TransformersOcr
-from rtprune.models.protocol import Answer, Prompt, Views
+from rtprune.models.family import TransformersOcr
+from rtprune.models.protocol import Answer, Family, Prompt, Views
 from rtprune.pruning import Cues, TokenLayout
 
 FAMILY = Family(

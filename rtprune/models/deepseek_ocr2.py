@@ -18,8 +18,8 @@ from transformers import DeepseekOcr2Config, DeepseekOcr2ForConditionalGeneratio
 from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.deepseek_ocr import DeepSeekOcr
-from rtprune.models.family import Family, TransformersOcr
-from rtprune.models.protocol import Views
+from rtprune.models.family import TransformersOcr
+from rtprune.models.protocol import Family, Views
 from rtprune.pruning import Cues, TokenLayout
 
 # the views that the encoder has queries for

@@ -9,7 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,36 +22,11 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from rtprune.errors import ModelError, UsageError
 from rtprune.models.checkpoint import Checkpoint
-from rtprune.models.protocol import Answer, ModelCard, Prompt, Views, VisualPositions
+from rtprune.models.protocol import Answer, Family, ModelCard, Prompt, Views, VisualPositions
 from rtprune.models.weights import fingerprint, read_shapes, read_tensors, require_fit
 from rtprune.pruning import Cues, TokenLayout
 
 IMAGE_MARK = "<image>"
-
-
-@dataclass(frozen=True)
-class Family:
-    """What is known of a model family before any checkpoint of it is opened.
-
-    Attributes:
-        title: what its makers call it.
-        published: name of its published checkpoint.
-        licence: of that checkpoint's weights.
-        modes: view sizes, by name.
-        default_mode: of the published checkpoint.
-        prompts: by task, the whole prompt with ``<image>`` where the visual tokens stand; the first is the default.
-        unused_tensors: names in the published file that take part in no computation.
-        end_marks: tokens that end an answer, beside those that the configuration names.
-    """
-
-    title: str
-    published: str
-    licence: str
-    modes: tuple[str, ...]
-    default_mode: str
-    prompts: Mapping[str, str]
-    unused_tensors: frozenset[str] = frozenset()
-    end_marks: tuple[str, ...] = ()
 
 
 class TransformersOcr(ABC):

@@ -13,8 +13,8 @@ from transformers import GlmOcrConfig, GlmOcrForConditionalGeneration
 
 from rtprune.errors import DocumentError, ModelError, Reason
 from rtprune.models import native
-from rtprune.models.family import Family, TransformersOcr
-from rtprune.models.protocol import Answer, Views, VisualPositions
+from rtprune.models.family import TransformersOcr
+from rtprune.models.protocol import Answer, Family, Views, VisualPositions
 from rtprune.pruning import TokenLayout
 
 _DRAFTING_LAYER = "model.language_model.layers.16"

@@ -17,8 +17,8 @@ from transformers import LightOnOcrConfig, LightOnOcrForConditionalGeneration
 
 from rtprune.errors import DocumentError, ModelError, Reason
 from rtprune.models import native
-from rtprune.models.family import Family, TransformersOcr
-from rtprune.models.protocol import Answer, Views
+from rtprune.models.family import TransformersOcr
+from rtprune.models.protocol import Answer, Family, Views
 from rtprune.pruning import TokenLayout
 
 FAMILY = Family(

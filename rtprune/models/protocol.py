@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from rtprune.models.checkpoint import Checkpoint
 from rtprune.pruning import Cues, TokenLayout
 
 #: Name of the mode that cuts pages into tiles, of the models that have one.
@@ -86,6 +87,31 @@ class VisualPositions:
     def sequential(cls, layout: TokenLayout) -> VisualPositions:
         """One after the other on a single axis, as in most models."""
         return cls(torch.arange(layout.length)[None], layout.length)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a model family without opening a checkpoint.
+
+    Attributes:
+        title: what its makers call it.
+        published: name of its published checkpoint.
+        licence: licence of that checkpoint's weights.
+        modes: names of its view sizes.
+        default_mode: the published checkpoint's default among them.
+        prompts: task -> the whole prompt, with ``<image>`` where the visual tokens stand; the first is the default.
+        unused_tensors: names of tensors in the published file that no computation uses.
+        end_marks: tokens that end an answer, in addition to those that the configuration names.
+    """
+
+    title: str
+    published: str
+    licence: str
+    modes: tuple[str, ...]
+    default_mode: str
+    prompts: Mapping[str, str]
+    unused_tensors: frozenset[str] = frozenset()
+    end_marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,3 +231,20 @@ class OcrModel(Protocol):
 
     def parse(self, answer: str) -> Answer:
         """The answer's text and regions. Never raises: what is malformed stays out of the regions."""
+
+
+class ModelFamily(Protocol):
+    """What is registered as a model family: it makes models of checkpoints.
+
+    Usually a class derived from `rtprune.models.family.TransformersOcr`, which has all of this.
+    """
+
+    @property
+    def family(self) -> Family:
+        """What `rtprune models` shows."""
+
+    def describe(self, checkpoint: Checkpoint) -> ModelCard:
+        """What a checkpoint can be asked for, without loading its weights. Raises `ModelError` where it is none."""
+
+    def load(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> OcrModel:
+        """The model of a checkpoint. Raises `ModelError` where a file is missing or does not fit the others."""

@@ -13,8 +13,7 @@ from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.answers import parse_boxes
 from rtprune.models.deepseek_ocr import DeepSeekOcr
-from rtprune.models.family import Family
-from rtprune.models.protocol import Answer, Region, Views
+from rtprune.models.protocol import Answer, Family, Region, Views
 
 _MODES = {"base": preparation.Mode(1024), "gundam": preparation.Mode(1024, most_tiles=32)}
 

@@ -1,4 +1,4 @@
-"""Which free tokens stay and what becomes of the others: RTPrune, its ablations and its rivals, by name.
+"""Which free tokens stay and what becomes of the others, by name: RTPrune, its ablations, its rivals and plug-ins.
 
 A method works in two steps. First it orders all tokens, from the one most worth keeping to the least, on the device and
 without knowing how many will stay. Then, with that number known, it says which stay and what they carry.
@@ -7,22 +7,22 @@ without knowing how many will stay. Then, with that number known, it says which 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from rtprune.plugins import Registry
 from rtprune.pruning import rivals
 from rtprune.pruning.ratio import l2_norms
 from rtprune.pruning.selection import by_score
-from rtprune.pruning.tokens import FreeTokens
+from rtprune.pruning.tokens import Cues, FreeTokens
 from rtprune.pruning.transport import merge as merge_by_transport
 
 if TYPE_CHECKING:
     from rtprune.pruning.sequence import PruneConfig
 
-MethodName = Literal["rtprune", "random", "divprune", "cdpruner", "visionzip"]
 ScoreName = Literal["l2-norm", "variance", "entropy"]
 MergeName = Literal["transport", "none", "nearest"]
 
@@ -32,10 +32,11 @@ class Method:
     """A way of pruning.
 
     Attributes:
-        order: int64 [P] on the tokens' device, from the token most worth keeping to the least.
-        keep: of the tokens, that order (on the CPU) and a number M of 1..P-1: which M stay, int64 [M], ascending, on
-            the CPU, and their features, [M, D].
-        needs: names of the `Cues` without which it cannot work.
+        order: tokens, configuration -> int64 [P] on the tokens' device, their indices, from the token most worth
+            keeping to the least.
+        keep: tokens, that order (on the CPU), a number M of 1..P-1, configuration -> the indices of the M tokens that
+            stay, int64 [M], ascending, on the CPU; and what they carry, [M, D], on the tokens' device.
+        needs: names of the `Cues` that it cannot work without.
     """
 
     order: Callable[[FreeTokens, PruneConfig], Tensor]
@@ -103,32 +104,55 @@ MERGES: dict[MergeName, Callable[[FreeTokens, Tensor, Tensor, PruneConfig], Tens
 }
 
 
-def _by_score(tokens: FreeTokens, config: PruneConfig) -> Tensor:
-    return by_score(SCORES[config.score](tokens.features))
-
-
-def _first(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
-    """The first of the order, the others merged into them as the configuration says."""
+def first_merged(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
+    """Keep the first ``count`` of the order, merging the others into them as ``config.merge`` says; a `Method.keep`."""
     kept, dropped = order[:count].sort().values, order[count:].sort().values
     device = tokens.features.device
     return kept, MERGES[config.merge](tokens, kept.to(device), dropped.to(device), config)
 
 
-def _first_alone(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
-    """The first of the order; the others are gone."""
+def first_alone(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor]:
+    """Keep the first ``count`` of the order as they are; a `Method.keep`."""
     kept = order[:count].sort().values
     return kept, tokens.take(kept.to(tokens.features.device))
 
 
-#: By name; the rivals are what their papers say and take no account of score and merge.
-METHODS: dict[MethodName, Method] = {
-    "rtprune": Method(_by_score, _first),
-    "random": Method(lambda tokens, config: rivals.at_random(tokens, config.seed), _first_alone),
-    "divprune": Method(lambda tokens, config: rivals.by_diversity(tokens), _first_alone),
-    "cdpruner": Method(lambda tokens, config: rivals.by_conditional_diversity(tokens), _first_alone, needs=("prompt",)),
+_OWN: dict[str, Method | str] = {
+    "rtprune": Method(lambda tokens, config: by_score(SCORES[config.score](tokens.features)), first_merged),
+    # the rivals are what their papers say; they ignore score and merge
+    "random": Method(lambda tokens, config: rivals.at_random(tokens, config.seed), first_alone),
+    "divprune": Method(lambda tokens, config: rivals.by_diversity(tokens), first_alone),
+    "cdpruner": Method(lambda tokens, config: rivals.by_conditional_diversity(tokens), first_alone, needs=("prompt",)),
     "visionzip": Method(
         lambda tokens, config: rivals.by_attention(tokens),
         lambda tokens, order, count, config: rivals.dominant_and_contextual(tokens, order, count),
         needs=("attention",),
     ),
 }
+
+
+def _fault(method: Any) -> str | None:
+    """What keeps an object from being a usable `Method`."""
+    if not isinstance(method, Method):
+        return f"it must be a rtprune.pruning.Method, got {type(method).__name__}"
+    if not callable(method.order) or not callable(method.keep):
+        return "its order and keep must be functions"
+    cues = {field.name for field in fields(Cues)}
+    if not set(method.needs) <= cues:
+        return f"its needs, {method.needs!r}, must be a tuple of these cues: {', '.join(sorted(cues))}"
+    return None
+
+
+#: By the name that `PruneConfig.method` has.
+METHODS: Registry[Method] = Registry("pruning method", "rtprune.methods", _OWN, _fault)
+
+
+def register_method(name: str, method: Method) -> None:
+    """Let ``PruneConfig(method=name)`` prune by ``method`` in this process.
+
+    For every process, declare an entry point in the group ``rtprune.methods`` instead.
+
+    Raises:
+        PluginError: the name is taken, or the object is no `Method`.
+    """
+    METHODS.register(name, method)

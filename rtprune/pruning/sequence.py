@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtprune.pruning.layout import TokenLayout
-from rtprune.pruning.methods import MERGES, METHODS, SCORES, MergeName, MethodName, ScoreName
+from rtprune.pruning.methods import MERGES, METHODS, SCORES, MergeName, ScoreName
 from rtprune.pruning.ratio import density, similarity
 from rtprune.pruning.selection import kept_count, survivors
 from rtprune.pruning.tokens import Cues, FreeTokens
@@ -24,7 +24,8 @@ class PruneConfig:
 
     Attributes:
         ratio: share of the free tokens to prune, 0..1, or "dynamic": similarity * (1 - density).
-        method: "rtprune", or a rival to compare it with: "random", "divprune", "cdpruner", "visionzip".
+        method: "rtprune"; a rival to compare it with: "random", "divprune", "cdpruner" or "visionzip"; or a method that
+            another package adds.
         score: by which "rtprune" keeps tokens: "l2-norm" (the paper's), "variance" or "entropy".
         merge: what "rtprune" does with the others: "transport" (the paper's), "none", or "nearest", the average with
             the kept token that each resembles most.
@@ -37,10 +38,11 @@ class PruneConfig:
 
     Raises:
         ValueError: a field is outside what it accepts.
+        PluginError: another package's method cannot be used.
     """
 
     ratio: Literal["dynamic"] | float = "dynamic"
-    method: MethodName = "rtprune"
+    method: str = "rtprune"
     score: ScoreName = "l2-norm"
     merge: MergeName = "transport"
     threshold: float = 0.2
@@ -62,6 +64,7 @@ class PruneConfig:
             given = getattr(self, name)
             if not isinstance(given, str) or given not in valid:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, got {given!r}")
+        _ = METHODS[self.method]  # a broken one is refused here, before any page
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
 
@@ -105,22 +108,20 @@ class Pruned:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """One image whose answers the device is still working on.
+class _Begun:
+    """An image for which the device is still computing what its length after pruning depends on.
 
     Attributes:
-        free_positions: int64 [P], where the free tokens stand.
         tokens: the free ones of the features.
-        answers: float64 [3 + P]: sum of the features (finite only where all of them are), similarity, density (finite
-            only where the view is), and the free tokens' indices from the one most worth keeping to the least.
+        numbers: float64 [3 + P]: sum of the features (finite only if all of them are), similarity, density (finite only
+            if the view is), and the free tokens' indices, from the token most worth keeping to the least.
     """
 
     features: Tensor
     layout: TokenLayout
     view: Tensor | None
-    free_positions: Tensor
     tokens: FreeTokens
-    answers: Tensor
+    numbers: Tensor
 
 
 def prune(
@@ -172,15 +173,18 @@ def prune_batch(
             f"there must be as many layouts, views and cues as features, got {len(features)} features, "
             f"{len(layouts)} layouts, {len(views)} views, {len(cues)} cues"
         )
-    asked = [_ask(*image, config) for image in zip(features, layouts, views, cues, strict=True)]
-    if not asked:
+    begun = [_begin(*image, config) for image in zip(features, layouts, views, cues, strict=True)]
+    if not begun:
         return []
-    told = torch.split(torch.cat([one.answers for one in asked]).cpu(), [one.answers.numel() for one in asked])
-    return [_settle(one, answers, config) for one, answers in zip(asked, told, strict=True)]
+    sizes = [one.numbers.numel() for one in begun]
+    numbers = torch.split(torch.cat([one.numbers for one in begun]).cpu(), sizes)  # the only wait for the device
+    return [_finish(one, known, config) for one, known in zip(begun, numbers, strict=True)]
 
 
-def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, cues: Cues | None, config: PruneConfig) -> _Asked:
-    """Set the device to work on all that the length after pruning depends on."""
+def _begin(
+    features: Tensor, layout: TokenLayout, view: Tensor | None, cues: Cues | None, config: PruneConfig
+) -> _Begun:
+    """Start all the computing that the length after pruning depends on, without waiting for the device."""
     _check_features(features, layout)
     free_positions = layout.free.nonzero().squeeze(1).to(features.device)
     tokens = FreeTokens(features.index_select(0, free_positions), _checked_cues(cues, layout, features, config))
@@ -189,29 +193,30 @@ def _ask(features: Tensor, layout: TokenLayout, view: Tensor | None, cues: Cues 
     if config.ratio == "dynamic":
         view = _checked_view(view, layout)
         similar, dense = similarity(tokens.cosines), density(view, config.threshold, layout.patch)
-    facts = torch.stack([features.sum().double(), similar, dense.to(similar.device)])
-    answers = torch.cat([facts, METHODS[config.method].order(tokens, config).double()])
-    return _Asked(features, layout, view, free_positions, tokens, answers)
+    measured = torch.stack([features.sum().double(), similar, dense.to(similar.device)])
+    order = METHODS[config.method].order(tokens, config)
+    if order.shape != (layout.free_count,):
+        raise ValueError(
+            f"the method {config.method!r} must order all {layout.free_count} free tokens, "
+            f"got an order of shape {list(order.shape)}"
+        )
+    return _Begun(features, layout, view, tokens, torch.cat([measured, order.double()]))
 
 
-def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
-    """Prune an image of which all is known that its length depends on."""
-    features_sum, similar, dense = answers[:3].tolist()
-    _require_finite(asked, features_sum, dense)
+def _finish(begun: _Begun, numbers: Tensor, config: PruneConfig) -> Pruned:
+    """Prune an image whose ``numbers`` are known, on the CPU."""
+    features_sum, similar, dense = numbers[:3].tolist()
+    _require_finite(begun, features_sum, dense)
     dynamic = config.ratio == "dynamic"
     ratio = similar * (1.0 - dense) if dynamic else float(config.ratio)
-    order = answers[3:].long()
-    free_count, length = len(order), asked.layout.length
+    order = numbers[3:].long()
+    free_count, length = len(order), begun.layout.length
     count = kept_count(free_count, ratio)
-    positions, result = torch.arange(length), asked.features
+    positions, result = torch.arange(length), begun.features
     if count < free_count:
-        kept_free = torch.zeros(free_count, dtype=torch.bool)
-        merged = None
-        if count:
-            kept, merged = METHODS[config.method].keep(asked.tokens, order, count, config)
-            kept_free[kept] = True
-        positions = survivors(asked.layout.kinds, kept_free)
-        result = _surviving(asked, positions, merged)
+        kept_free, merged = _kept(begun.tokens, order, count, config)
+        positions = survivors(begun.layout.kinds, kept_free)
+        result = _surviving(begun, positions, merged)
     facts = PruneFacts(
         similarity=similar if dynamic else None,
         density=dense if dynamic else None,
@@ -224,14 +229,29 @@ def _settle(asked: _Asked, answers: Tensor, config: PruneConfig) -> Pruned:
     return Pruned(result, positions.to(result.device), facts)
 
 
-def _surviving(asked: _Asked, positions: Tensor, merged: Tensor | None) -> Tensor:
+def _kept(tokens: FreeTokens, order: Tensor, count: int, config: PruneConfig) -> tuple[Tensor, Tensor | None]:
+    """bool [P] on the CPU, which of the free tokens stay; and what they carry, [M, D], unless none does."""
+    kept_free = torch.zeros(len(order), dtype=torch.bool)
+    if not count:
+        return kept_free, None
+    kept, merged = METHODS[config.method].keep(tokens, order, count, config)
+    kept_free[kept] = True
+    if int(kept_free.sum()) != count or merged.shape != (count, tokens.features.shape[1]):
+        raise ValueError(
+            f"the method {config.method!r} must keep {count} different tokens and give each its features, "
+            f"got {int(kept_free.sum())} tokens and features of shape {list(merged.shape)}"
+        )
+    return kept_free, merged
+
+
+def _surviving(begun: _Begun, positions: Tensor, merged: Tensor | None) -> Tensor:
     """Features [K, D] at the ``positions`` [K], of which the free tokens are ``merged`` [M, D]."""
-    features = asked.features
+    features = begun.features
     surviving = features.index_select(0, positions.to(features.device))
     if merged is not None:
         # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
         limit = torch.finfo(features.dtype).max
-        where = asked.layout.free[positions].nonzero().squeeze(1).to(features.device)
+        where = begun.layout.free[positions].nonzero().squeeze(1).to(features.device)
         surviving.index_copy_(0, where, merged.clamp(-limit, limit).to(features.dtype))
     return surviving
 
@@ -246,12 +266,12 @@ def _check_features(features: Tensor, layout: TokenLayout) -> None:
         )
 
 
-def _require_finite(asked: _Asked, features_sum: float, dense: float) -> None:
+def _require_finite(begun: _Begun, features_sum: float, dense: float) -> None:
     """A sum is finite only where all of it is, and many times cheaper than looking at each; but it may overflow."""
-    if not math.isfinite(features_sum) and not bool(asked.features.isfinite().all()):
-        bad = int((~asked.features.isfinite()).any(dim=-1).sum())
-        raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {asked.layout.length} tokens")
-    if asked.view is not None and not math.isfinite(dense):
+    if not math.isfinite(features_sum) and not bool(begun.features.isfinite().all()):
+        bad = int((~begun.features.isfinite()).any(dim=-1).sum())
+        raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {begun.layout.length} tokens")
+    if begun.view is not None and not math.isfinite(dense):
         raise ValueError("view must be finite and in [-1, 1], got NaN, infinity or numbers near it")
 
 
@@ -273,7 +293,7 @@ def _checked_cues(cues: Cues | None, layout: TokenLayout, features: Tensor, conf
         "attention": (count,),
         "keys": (count, None),
     }
-    found = {}
+    checked = {}
     for name, shape in shapes.items():
         given = getattr(cues, name, None)
         if given is None:
@@ -283,14 +303,14 @@ def _checked_cues(cues: Cues | None, layout: TokenLayout, features: Tensor, conf
         fits = (
             isinstance(given, Tensor) and given.is_floating_point() and given.ndim == len(shape) and given.numel() > 0
         )
-        if not fits or any(side not in (None, got) for side, got in zip(shape, given.shape, strict=True)):
+        if not fits or any(side not in (None, size) for side, size in zip(shape, given.shape, strict=True)):
             wanted = "[" + ", ".join("any" if side is None else str(side) for side in shape) + "]"
-            told = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-            raise ValueError(f"cues.{name} must be a floating point tensor of shape {wanted}, got {told}")
+            got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"cues.{name} must be a floating point tensor of shape {wanted}, got {got}")
         if not bool(given.isfinite().all()):
             raise ValueError(f"cues.{name} must be finite, got NaN or infinity")
-        found[name] = given.to(features.device)
-    return Cues(**found)
+        checked[name] = given.to(features.device)
+    return Cues(**checked)
 
 
 def _is_finite(value: object) -> bool:

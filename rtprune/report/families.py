@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtprune.models.family import Family
+    from rtprune.models import Family
 
 
 def family_values(families: Sequence[Family]) -> list[dict[str, Any]]:

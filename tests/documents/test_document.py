@@ -69,23 +69,23 @@ def test_a_damaged_frame_counts_as_a_page_and_hides_those_behind_it(drawing, enc
     ],
 )
 def test_what_is_no_document_is_called_so(data):
-    assert refusal(data).kind == "not-a-document"
+    assert refusal(data).reason == "not-a-document"
 
 
 @pytest.mark.parametrize("data", [b"%PDF-1.7", b"%PDF-1.3\nThis is not a valid PDF file\n%%EOF\n"])
 def test_a_pdf_header_alone_makes_no_document(data):
-    assert refusal(data).kind == "not-a-document"
+    assert refusal(data).reason == "not-a-document"
 
 
 def test_a_picture_header_alone_is_damaged():
-    assert refusal(b"\x89PNG\r\n\x1a\n").kind == "damaged"
+    assert refusal(b"\x89PNG\r\n\x1a\n").reason == "damaged"
 
 
 @pytest.mark.parametrize("method", [pymupdf.PDF_ENCRYPT_AES_256, pymupdf.PDF_ENCRYPT_RC4_128])
 def test_an_encrypted_pdf_opens_with_its_password_only(method, make_pdf):
     data = make_pdf("secret", encryption=method, user_pw="sesame", owner_pw="owner")
     assert "--password" in str(refusal(data))
-    assert refusal(data).kind == refusal(data, "wrong").kind == "encrypted"
+    assert refusal(data).reason == refusal(data, "wrong").reason == "encrypted"
     assert open_document("u", data, "sesame").page_count == 1
 
 
@@ -96,7 +96,7 @@ def test_a_pdf_that_restricts_only_its_owner_opens_without_password(make_pdf):
 
 def test_an_unknown_encryption_is_called_so(make_pdf):
     data = make_pdf("secret", encryption=pymupdf.PDF_ENCRYPT_RC4_128, user_pw="sesame", owner_pw="owner")
-    assert refusal(re.sub(rb"/V \d", b"/V 9", data), "sesame").kind == "encrypted"
+    assert refusal(re.sub(rb"/V \d", b"/V 9", data), "sesame").reason == "encrypted"
 
 
 def test_a_password_never_shows(make_pdf):
@@ -107,12 +107,12 @@ def test_a_password_never_shows(make_pdf):
 
 def test_a_pdf_without_pages_is_called_so(make_pdf):
     data = make_pdf("one").replace(b"/Count 1", b"/Count 0").replace(b"/Type/Page/", b"/Type/Note/")
-    assert refusal(re.sub(rb"/Kids\[[^]]*\]", b"/Kids[]", data)).kind == "no-pages"
+    assert refusal(re.sub(rb"/Kids\[[^]]*\]", b"/Kids[]", data)).reason == "no-pages"
 
 
 def test_a_pdf_whose_tree_has_lost_its_pages_is_damaged(make_pdf):
     data = make_pdf("one").replace(b"/Count 1", b"/Count 0")
-    assert refusal(re.sub(rb"/Kids\[[^]]*\]", b"/Kids[]", data)).kind == "damaged"
+    assert refusal(re.sub(rb"/Kids\[[^]]*\]", b"/Kids[]", data)).reason == "damaged"
 
 
 @pytest.mark.parametrize("count", [b"0", b"1", b"-7", b"null", b"99999999", b"2147483648"])
@@ -132,7 +132,7 @@ def test_a_page_tree_in_circles_ends(make_pdf):
 
 def test_document_errors_survive_the_way_between_processes():
     error = copy.copy(refusal(b"text"))  # by the same steps as Ray
-    assert (error.kind, error.hint) == ("not-a-document", "leave it out or convert it")
+    assert (error.reason, error.hint) == ("not-a-document", "leave it out or convert it")
 
 
 def test_a_file_is_read_whole(tmp_path):
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_unreadable(tmp_path):
     for uri in [*(str(tmp_path / name) for name in names), "ftp://host/file"]:
         with pytest.raises(DocumentError) as caught:
             read_object(uri)
-        assert caught.value.kind == "unreadable", uri
+        assert caught.value.reason == "unreadable", uri
 
 
 def test_a_refused_file_is_unreadable(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_a_refused_file_is_unreadable(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "get", refuse)
     with pytest.raises(DocumentError) as caught:
         read_object(str(file))
-    assert caught.value.kind == "unreadable"
+    assert caught.value.reason == "unreadable"
 
 
 def test_an_object_is_read_from_a_store(bucket):
@@ -183,7 +183,7 @@ def test_an_object_is_read_from_a_store(bucket):
     ):
         with pytest.raises(DocumentError) as caught:
             read_object(missing)
-        assert caught.value.kind == "unreadable"
+        assert caught.value.reason == "unreadable"
 
 
 def test_credentials_rejected_altogether_are_no_fault_of_the_document(bucket):
@@ -199,7 +199,7 @@ def test_every_shared_file_opens_or_says_why(shared_data: Path):
             try:
                 assert open_document(found.uri, read_object(found.uri)).page_count >= 1
             except DocumentError as error:
-                refused[Path(found.uri).name] = error.kind
+                refused[Path(found.uri).name] = error.reason
     assert refused == {
         "facts.jsonl": "not-a-document",
         "invalid.pdf": "not-a-document",

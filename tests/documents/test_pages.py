@@ -121,7 +121,7 @@ def test_a_missing_page_is_a_fault_not_a_blank(make_pdf):
         broken = data.replace(last_two[0], instead + b" " + last_two[2] + b"]")
         pages = render(broken)
         assert text_shown(pages, render(data)) == [0, None, 2], instead
-        assert (pages[1].page, pages[1].kind) == (2, "damaged")
+        assert (pages[1].page, pages[1].reason) == (2, "damaged")
 
 
 def test_a_page_object_that_cannot_be_parsed_costs_only_its_page(make_pdf):
@@ -145,7 +145,7 @@ def test_a_page_whose_contents_cannot_be_drawn_is_a_fault_and_harms_no_other(mak
         broken = pdf.tobytes()
     pages = render(broken)
     assert text_shown(pages, render(data)) == [0, None, 2]
-    assert pages[1].kind == "damaged"
+    assert pages[1].reason == "damaged"
 
 
 def test_an_empty_page_is_a_page():
@@ -157,7 +157,7 @@ def test_an_empty_page_is_a_page():
 
 def test_a_page_beyond_the_last_is_a_fault(make_pdf):
     pages = render(make_pdf("one"), [0, 1, 2])
-    assert [getattr(page, "kind", "read") for page in pages] == ["no-such-page", "read", "no-such-page"]
+    assert [getattr(page, "reason", "read") for page in pages] == ["no-such-page", "read", "no-such-page"]
 
 
 def test_nothing_is_printed_about_a_damaged_pdf(make_pdf, capfd):
@@ -246,7 +246,7 @@ def test_a_damaged_frame_harms_no_other(encode):
     pages = render(bytes(data))
     assert (pixels(pages[0]) == np.asarray(frames[0])).all()
     assert (pixels(pages[2]) == np.asarray(frames[2])).all()
-    assert (pages[1].page, pages[1].kind) == (2, "damaged")
+    assert (pages[1].page, pages[1].reason) == (2, "damaged")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
@@ -288,14 +288,14 @@ def test_a_picture_too_large_to_decode_is_a_fault_that_says_so(kind, options, dr
     monkeypatch.setattr(picture, "MAX_DECODED_BYTES", 10_000)
     page = render(encode(drawing, kind, **options))[0]
     assert isinstance(page, PageFault)
-    assert page.kind == "too-large"
+    assert page.reason == "too-large"
     assert "80 x 40" in page.message
 
 
 def test_a_header_that_claims_a_giant_costs_nothing(drawing, encode):
     data = bytearray(encode(drawing, "BMP"))
     data[18:26] = (60_000).to_bytes(4, "little") * 2
-    assert render(bytes(data))[0].kind == "too-large"
+    assert render(bytes(data))[0].reason == "too-large"
 
 
 def test_a_damaged_exif_block_loses_no_picture(drawing, encode):
@@ -341,7 +341,7 @@ def test_a_corrupted_document_gives_pages_or_one_error(kind, make_pdf, drawing, 
         try:
             document = open_document("name", data)
         except DocumentError as error:
-            kinds.add(error.kind)
+            kinds.add(error.reason)
             continue
         pages = list(render_pages(document, range(1, document.page_count + 1), dpi=72))
         assert [page.page for page in pages] == list(range(1, document.page_count + 1))

@@ -93,7 +93,7 @@ def taken(pages: Rendering) -> dict[tuple[int, int], PageImage | PageFault]:
 
 
 def faults(found: dict[tuple[int, int], PageImage | PageFault]) -> dict[tuple[int, int], str]:
-    return {number: page.kind for number, page in found.items() if isinstance(page, PageFault)}
+    return {number: page.reason for number, page in found.items() if isinstance(page, PageFault)}
 
 
 @pytest.mark.parametrize("processes", [1, 3])

@@ -129,7 +129,7 @@ def test_an_entry_that_names_nothing_becomes_an_object_that_cannot_be_read(folde
     for uri in missing:
         with pytest.raises(DocumentError) as caught:
             read_object(uri)
-        assert caught.value.kind == "unreadable"
+        assert caught.value.reason == "unreadable"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n# only words\n", b"\xff\xfe\x00bin"])

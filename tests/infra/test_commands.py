@@ -6,14 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import yaml
 
 from flows.ocr_corpus import ocr_corpus
 from rtprune import __version__
-from rtprune.cli import _parser, _settings
+from rtprune.cli import app
+from rtprune.cli.flags import run_settings
 from rtprune.settings import RunSettings
 from tests.infra.described import REPOSITORY, documents, image_lines, pinned, project, services, texts, walk
 
@@ -30,9 +30,8 @@ def test_every_rtprune_command_line_is_accepted_by_the_parser_and_the_settings()
     found = commands(COMMAND)
     assert {name for name, _ in found} >= {"compose.yaml", "ray-aws.yaml", "rayjob.yaml"}
     for _, line in found:
-        given: dict[str, Any] = vars(_parser().parse_args(shlex.split(line)[1:]))
-        settings = {name: value for name, value in given.items() if name in RunSettings.model_fields}
-        _settings(settings)
+        _, given, _ = app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
+        run_settings({name: value for name, value in given.arguments.items() if name in RunSettings.model_fields})
 
 
 def test_every_rtprune_variable_is_a_setting() -> None:

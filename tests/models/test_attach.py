@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, UnlimitedOcrForConditionalGeneration
 
 from rtprune import Engine, PruneConfig, ReadSettings, attach, detach, load_model
 from rtprune.engine.decoding import assemble_prompt, decode
@@ -86,6 +86,33 @@ def test_attached_generate_gives_the_tokens_of_our_own_path(model: DeepSeekOcr, 
         (one.tokens_before, one.tokens_after) for one in facts
     ]
     assert all(one.tokens_after < one.tokens_before for one in attachment.facts)
+
+
+class Plain(UnlimitedOcrForConditionalGeneration):
+    """Adds nothing."""
+
+
+class Wrapping(Plain):
+    """Passes on what it is given without naming it, as wrappers do."""
+
+    def get_image_features(self, *arguments: Any, **named: Any) -> Any:
+        self.encoded = getattr(self, "encoded", 0) + 1
+        return super().get_image_features(*arguments, **named)
+
+
+@pytest.mark.parametrize("subclass", [Plain, Wrapping])
+def test_a_subclass_is_attached_as_its_base_is(model: DeepSeekOcr, subclass: type[Any]) -> None:
+    inputs = processed(model, PAGES, "gundam")
+    attach(model.network, PruneConfig(ratio=0.3))
+    wanted = generate(model, inputs)
+    detach(model.network)
+    derived = subclass(model.network.config)
+    derived.load_state_dict(model.network.state_dict())
+    model.network = derived.eval()
+    attachment = attach(derived, PruneConfig(ratio=0.3))
+    assert torch.equal(generate(model, inputs), wanted)
+    assert all(one.free_after < one.free_before for one in attachment.facts)
+    assert getattr(derived, "encoded", 1) == 1, "pictures are encoded once, not again by generate"
 
 
 def test_a_ratio_of_nothing_generates_what_the_model_alone_does(model: DeepSeekOcr) -> None:

@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 def last_line(stream: io.StringIO) -> str:
     """What the terminal shows in its last line, colours removed."""
-    return re.sub(r"\x1b\[\d*m", "", stream.getvalue().rpartition("\r\x1b[2K")[2])
+    return re.sub(r"\x1b\[[\d;?]*[mhl]", "", stream.getvalue().rpartition("\x1b[2K")[2])
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +79,52 @@ def test_without_a_terminal_an_unfinished_run_says_how_far_it_came() -> None:
     with ProgressDisplay(stream) as display:
         display.show(Progress("read", 7, 100))
     assert stream.getvalue() == "reading: 7 of 100 pages\n"
+
+
+@pytest.mark.parametrize(("columns", "kept"), [(40, 1), (80, 3), (140, 5)])
+def test_narrow_terminals_keep_the_facts_that_matter_most(
+    columns: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = ["500 of 1,000 pages", "3 failed", "10 s left", "18.8 % tokens saved", "50.0 pages/s"]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("rtprune.report.progress._Pace.rate", lambda pace, progress: 50.0)
+    stream = Terminal()
+    with ProgressDisplay(stream) as display:
+        display.show(Progress("read", 500, 1000, failed=3, tokens_before=1000, tokens_after=812))
+        line = last_line(stream)
+    assert line.split("  ")[-1].rstrip() == " · ".join(facts[:kept])
+
+
+@pytest.mark.parametrize(("variable", "value", "colours"), [("NO_COLOR", "1", False), ("UNUSED", "1", True)])
+def test_no_color_is_honoured(variable: str, value: str, colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    stream = Terminal()
+    with ProgressDisplay(stream) as display:
+        display.show(Progress("read", 1, 2))
+    assert bool(re.search(r"\x1b\[[\d;]+m", stream.getvalue())) == colours
+    assert "1 of 2 pages" in stream.getvalue()
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with ProgressDisplay(stream) as display:
+        display.show(Progress("inspect", 2, 2))
+        display.say("a line")
+    assert stream.getvalue() == "looking into: 2 of 2 documents\na line\n"
+
+
+def test_the_cursor_is_never_left_hidden() -> None:
+    stream = Terminal()
+    with ProgressDisplay(stream) as display:
+        display.show(Progress("read", 1, 2))
+        shown = stream.getvalue()
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+
+
+def test_before_the_first_page_the_model_is_loaded() -> None:
+    stream = Terminal()
+    with ProgressDisplay(stream) as display:
+        assert last_line(stream).startswith("preparing")
+        display.show(Progress("read", 0, 9))
+        assert "0 of 9 pages · loading the model" in last_line(stream)

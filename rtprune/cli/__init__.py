@@ -1,0 +1,5 @@
+"""The command line: ``rtprune page``, ``run``, ``models``, ``stats``, ``compact``, ``verify``, ``bench``."""
+
+from rtprune.cli.app import app, main
+
+__all__ = ["app", "main"]

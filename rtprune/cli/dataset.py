@@ -1,0 +1,59 @@
+"""``rtprune stats``, ``compact`` and ``verify``: what is in a dataset, and its upkeep."""
+
+from __future__ import annotations
+
+from json import dumps
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rtprune.cli.flags import AsJson, OutputArgument, command
+
+FAILED = 1  # exit code of a verification that finds an error
+
+TargetMb = Annotated[
+    int | None,
+    Parameter(
+        help="Size of the new files in MB; files smaller than half of it are merged.", show_default="128", metavar="N"
+    ),
+]
+Quick = Annotated[
+    bool, Parameter(help="Check sizes, rows and columns of the files, and no SHA-256.", show_default=False)
+]
+Complete = Annotated[bool, Parameter(help="Fail as well while there are pages not read yet.", show_default=False)]
+
+
+@command()
+def stats(output: OutputArgument, /) -> int:
+    """Print what a dataset holds."""
+    from rtprune.dataset import Output, statistics
+    from rtprune.report.summary import dataset_statistics
+
+    dataset = Output.existing(output)
+    print(dataset_statistics(dataset.uri, statistics(dataset)))
+    return 0
+
+
+@command()
+def compact(output: OutputArgument, /, *, target_mb: TargetMb = None) -> int:
+    """Merge small files into large ones."""
+    from rtprune.dataset import Output, compact_dataset
+    from rtprune.dataset.compact import target_bytes
+    from rtprune.report.upkeep import compaction_summary
+
+    target = target_bytes(target_mb)
+    dataset = Output.existing(output)
+    print(compaction_summary(dataset.uri, compact_dataset(dataset, target=target)))
+    return 0
+
+
+@command()
+def verify(output: OutputArgument, /, *, quick: Quick = False, complete: Complete = False, json: AsJson = False) -> int:
+    """Check a dataset; exit code 1 where it does not keep its promise."""
+    from rtprune.dataset import Output, verify_dataset
+    from rtprune.report.upkeep import verdict_summary, verdict_values
+
+    dataset = Output.existing(output)
+    verdict = verify_dataset(dataset, quick=quick)
+    print(dumps(verdict_values(dataset.uri, verdict), indent=2) if json else verdict_summary(dataset.uri, verdict))
+    return 0 if verdict.sound and not (complete and verdict.unread_pages) else FAILED

@@ -1,0 +1,55 @@
+"""What ``rtprune page`` and ``models`` print."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rtprune.cli import main
+from rtprune.settings import PUBLISHED_MODEL
+from tests.sources import write_pdf
+
+
+def test_page_prints_the_text_and_its_token_facts(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_pdf(tmp_path / "a.pdf", 2)
+    flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
+    assert main(["page", str(file), "--page", "2", "--prune", "0.25", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"page +2 of 2, read by .* in mode tiny", printed)
+    assert re.search(r"visual tokens +73 -> \d+ \(\d+\.\d % saved\)", printed)
+    assert "25.0 % of the free tokens" in printed
+
+
+def test_models_are_listed_with_licences_and_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    for title in ("DeepSeek-OCR", "DeepSeek-OCR-2", "Unlimited-OCR", "LightOnOCR", "GLM-OCR"):
+        assert re.search(rf"^{title}: \S+/\S+, weights under (MIT|Apache-2.0)$", printed, re.MULTILINE)
+    assert "modes      tiny, small, base, large*, gundam" in printed
+    assert r"<image>\n<|grounding|>Convert the document to markdown." in printed
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["published"] == PUBLISHED_MODEL
+
+
+def test_page_without_pruning_keeps_every_token(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_pdf(tmp_path / "a.pdf", 1)
+    flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
+    assert main(["page", str(file), "--prune", "off", *flags]) == 0
+    assert "73 -> 73 (0.0 % saved)" in capsys.readouterr().out
+
+
+def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
+    page = ["page", str(write_pdf(tmp_path / "a.pdf", 1)), *flags]
+    assert main([*page, "--overlay", str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path / "a.png") in capsys.readouterr().out
+    assert main([*page, "--overlay", str(tmp_path / "nowhere" / "a.png")]) == 2
+    assert "cannot write" in capsys.readouterr().err
