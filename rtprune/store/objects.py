@@ -40,7 +40,8 @@ def put(uri: str, data: bytes) -> None:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Write one whole object unless it exists, in one request. Of any number of racers exactly one gets ``True``.
+    """Write one whole object unless it exists, in one request (5 GB at most). Of any number of racers exactly one gets
+    ``True``.
 
     ``False`` may also mean that this very call wrote it and the answer was lost: read it to tell.
     """
