@@ -52,6 +52,7 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.starved = False
+        self.wanted: list[tuple[CachedDocument, object]] = []
         self.lock = threading.Lock()
         self.cache = DocumentCache(self.lock, lambda: self.starved)
 
@@ -59,7 +60,9 @@ class Reader:
         self.store.objects.setdefault(name, data)
         with self.lock:
             doc_id = hashlib.sha256(data).hexdigest()
-            return self.cache.want((name, *copies), doc_id, user, lambda: None)  # type: ignore[arg-type]
+            document = self.cache.want((name, *copies), doc_id, user, lambda: None)  # type: ignore[arg-type]
+        self.wanted.append((document, user))
+        return document
 
     def release(self, document: CachedDocument, user: object = "me") -> None:
         with self.lock:
@@ -74,6 +77,8 @@ def reader(store: Store) -> Iterator[Reader]:
         store.sends.set()
         with made.lock:
             made.cache.close()
+        for each in made.wanted:
+            made.release(*each)
 
 
 @contextmanager
@@ -85,7 +90,7 @@ def leaving_nothing() -> Iterator[None]:
 
     before = counts()
     yield
-    wait_until(lambda: counts() <= before, f"descriptors and threads to end: {before}")
+    wait_until(lambda: counts() <= before, f"descriptors and threads to end: {before}", 60)
 
 
 def arrived(document: CachedDocument) -> SharedDocument:
