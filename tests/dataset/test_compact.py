@@ -24,7 +24,6 @@ import pytest
 
 from rtprune.dataset import (
     Output,
-    PlanLog,
     Unit,
     commit_unit,
     compact,
@@ -43,7 +42,7 @@ from rtprune.dataset.schema import PAGES
 from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import delete, find, get, join, open_filesystem, put
 from tests.conftest import REPOSITORY
-from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, rows_of
+from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, plan, rows_of
 
 #: A unit's file has about 40 kB: two fit, and what comes of them is small no more.
 TARGET = 90_000
@@ -52,7 +51,7 @@ CORPUS = [document(f"{number}", 3) for number in range(6)]
 
 def fill(output: Output, documents: Iterable[Any] = CORPUS, unit_pages: int = 3) -> None:
     """A dataset, read by two runs, whose rows are too random to shrink."""
-    for number, unit in enumerate(PlanLog(output).append(documents, unit_pages=unit_pages, run_id="r1")):
+    for number, unit in enumerate(plan(output, documents, unit_pages=unit_pages, run_id="r1")):
         commit_fat(output, unit, f"r{number % 2 + 1}")
 
 
@@ -120,7 +119,7 @@ def test_compacting_again_writes_nothing(filled: Output) -> None:
 
 def test_only_files_below_half_the_target_are_gathered_and_one_alone_stays(filled: Output) -> None:
     assert not compact_dataset(filled, target=70_000).changed
-    (lone,) = PlanLog(filled).append([document("lone", 1)], unit_pages=3, run_id="r3")
+    (lone,) = plan(filled, [document("lone", 1)], unit_pages=3, run_id="r3")
     commit_fat(filled, lone, "r3")
     assert not compact_dataset(filled, target=70_000).changed
     done = compact_dataset(filled, target=10 * TARGET)
@@ -137,7 +136,7 @@ def test_what_a_later_run_adds_joins_the_last_file_that_is_still_small(filled: O
 
 
 def test_a_compacted_file_is_written_like_all_others(output: Output) -> None:
-    units = PlanLog(output).append([document("a", 10_000), document("b", 10_000)], unit_pages=10_000, run_id="r1")
+    units = plan(output, [document("a", 10_000), document("b", 10_000)], unit_pages=10_000, run_id="r1")
     for unit in units:
         commit_unit(output, unit, rows_of(unit), "r1")
     (old,) = page_files(output)[:1]
@@ -338,7 +337,7 @@ def test_compactions_that_race_end_with_every_page_once(filled: Output) -> None:
 
 def test_units_committed_meanwhile_stay_and_are_gathered_later(output: Output) -> None:
     documents = [document(f"{number:02d}", 3) for number in range(16)]
-    units = PlanLog(output).append(documents, unit_pages=3, run_id="r1")
+    units = plan(output, documents, unit_pages=3, run_id="r1")
     over = threading.Event()
 
     def work() -> None:
@@ -360,7 +359,7 @@ def test_units_committed_meanwhile_stay_and_are_gathered_later(output: Output) -
 
 
 def test_a_file_list_made_while_units_are_committed_and_compacted_is_never_called_damaged(output: Output) -> None:
-    units = PlanLog(output).append([document(f"{n}", 3) for n in range(8)], unit_pages=3, run_id="r1")
+    units = plan(output, [document(f"{n}", 3) for n in range(8)], unit_pages=3, run_id="r1")
     commit_fat(output, units[0], "r1")
 
     def go_on(number: int) -> None:

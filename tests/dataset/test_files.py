@@ -20,14 +20,12 @@ import pytest
 from rtprune.dataset import (
     CompactedFile,
     Output,
-    PlanLog,
     Unit,
     commit_unit,
     compact_dataset,
     current_files,
     done_units,
     is_done,
-    publish_documents,
     read_pages,
     sweep,
 )
@@ -35,14 +33,23 @@ from rtprune.errors import RTPruneError, StoreError
 from rtprune.store import find, join, put
 from tests.conftest import REPOSITORY
 from tests.dataset.commit_loop import DOCUMENTS
-from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, rows_of
+from tests.dataset.samples import (
+    CONFIG,
+    check_exactly_once,
+    document,
+    glob_pages,
+    plan,
+    planned_units,
+    publish_documents,
+    rows_of,
+)
 
 CORPUS = [document("a", 5), document("b", 3), document("c", 9)]
 
 
 @pytest.fixture
 def units(output: Output) -> tuple[Unit, ...]:
-    return PlanLog(output).append(CORPUS, unit_pages=4, run_id="r1")
+    return plan(output, CORPUS, unit_pages=4, run_id="r1")
 
 
 def data_files(output: Output) -> list[str]:
@@ -63,15 +70,16 @@ def test_a_unit_is_done_when_its_file_is_there(output: Output, units: tuple[Unit
 
 
 def test_asking_whether_a_unit_is_done_does_not_hide_a_store_that_fails(
-    output: Output, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
+    bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    output = Output.open(f"{bucket}/out", CONFIG)
+
     def fail(*given: object, **named: object) -> None:
         raise OSError(5, "Input/output error")
 
-    for owner in ("s3fs.S3FileSystem.call_s3", "fsspec.implementations.local.LocalFileSystem.info"):
-        monkeypatch.setattr(owner, fail)
+    monkeypatch.setattr("s3fs.S3FileSystem.call_s3", fail)
     with pytest.raises(StoreError):
-        is_done(output, units[0].unit_id)
+        is_done(output, "0" * 24)
 
 
 def test_of_many_workers_the_first_commits_the_unit(output: Output, units: tuple[Unit, ...]) -> None:
@@ -185,10 +193,9 @@ def test_a_finished_corpus_run_again_does_no_work_and_writes_nothing(output_uri:
 
     def run(run_id: str) -> int:
         output = Output.open(output_uri, CONFIG)
-        log = PlanLog(output)
-        log.append([row for row in CORPUS if not log.covers(row.uri, row.version)], unit_pages=4, run_id=run_id)
+        plan(output, CORPUS, unit_pages=4, run_id=run_id)
         done = done_units(output)
-        missing = [unit for unit in log.units if unit.unit_id not in done]
+        missing = [unit for unit in planned_units(output) if unit.unit_id not in done]
         for unit in missing:
             commit_unit(output, unit, rows_of(unit), run_id)
         assert publish_documents(output) == sweep(output) == 0

@@ -13,7 +13,6 @@ from rtprune.dataset import (
     DocumentRow,
     Output,
     PageRow,
-    PlanLog,
     commit_unit,
     compact_dataset,
     read_documents,
@@ -23,7 +22,7 @@ from rtprune.dataset import (
 from rtprune.dataset.schema import DOCUMENTS, PAGES
 from rtprune.errors import RTPruneError, UsageError
 from rtprune.store import delete, find, get, join, open_filesystem, put
-from tests.dataset.samples import CONFIG, document, rows_of
+from tests.dataset.samples import CONFIG, document, plan, rows_of
 
 
 def in_order(table: pa.Table) -> pa.Table:
@@ -31,7 +30,7 @@ def in_order(table: pa.Table) -> pa.Table:
 
 
 def test_a_plain_reader_of_the_folder_sees_the_same_rows_as_ours(output: Output) -> None:
-    for unit in PlanLog(output).append([document("a", 5), document("b", 4)], unit_pages=3, run_id="r1"):
+    for unit in plan(output, [document("a", 5), document("b", 4)], unit_pages=3, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     filesystem, root = open_filesystem(output.uri)
     plain = pads.dataset(f"{root}/pages", filesystem=filesystem, format="parquet", schema=PAGES).to_table()
@@ -43,19 +42,19 @@ def test_a_plain_reader_of_the_folder_sees_the_same_rows_as_ours(output: Output)
 
 def test_a_plain_reader_of_a_local_folder_is_not_disturbed_by_what_a_killed_writer_left(tmp_path: Path) -> None:
     output = Output.open(str(tmp_path / "out"), CONFIG)
-    for unit in PlanLog(output).append([document("a", 2)], unit_pages=3, run_id="r1"):
+    for unit in plan(output, [document("a", 2)], unit_pages=3, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     half = Path(output.unit_uri(unit.unit_id))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rtprune.store.os.replace", lambda aside, path: None)
-        patch.setattr("rtprune.store.os.remove", lambda aside: None)  # a killed process does not get to this
+        patch.setattr("rtprune.store.local.os.replace", lambda aside, path: None)
+        patch.setattr("rtprune.store.local.os.remove", lambda aside: None)  # a killed process does not get to this
         put(str(half.with_name("half.parquet")), b"PAR1")
     assert len(list(half.parent.iterdir())) == 2
     assert pads.dataset(str(tmp_path / "out" / "pages"), format="parquet").count_rows() == 2
 
 
 def test_only_the_asked_columns_are_read(output: Output) -> None:
-    (unit,) = PlanLog(output).append([document("a", 2)], unit_pages=3, run_id="r1")
+    (unit,) = plan(output, [document("a", 2)], unit_pages=3, run_id="r1")
     commit_unit(output, unit, rows_of(unit), "r1")
     assert read_pages(output, ["page", "text"]).sort_by("page").to_pylist() == [
         {"page": 1, "text": "text 1"},
@@ -74,7 +73,7 @@ def test_a_dataset_without_pages_is_an_empty_table_with_all_columns(output: Outp
 
 
 def test_a_flipped_bit_is_an_error_not_a_wrong_text(output: Output) -> None:
-    (unit,) = PlanLog(output).append([document("a", 2)], unit_pages=3, run_id="r1")
+    (unit,) = plan(output, [document("a", 2)], unit_pages=3, run_id="r1")
     commit_unit(output, unit, rows_of(unit, say="unmistakable"), "r1")
     file = output.unit_uri(unit.unit_id)
     data = bytearray(get(file))
@@ -85,7 +84,7 @@ def test_a_flipped_bit_is_an_error_not_a_wrong_text(output: Output) -> None:
 
 
 def test_a_file_that_is_cut_short_or_gone_is_named(output: Output) -> None:
-    for unit in PlanLog(output).append([document("a", 2)], unit_pages=1, run_id="r1"):
+    for unit in plan(output, [document("a", 2)], unit_pages=1, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     compact_dataset(output)
     (file,) = find(join(output.uri, "pages"))
@@ -101,7 +100,7 @@ def test_statistics_are_those_counted_by_hand(output: Output) -> None:
     locked = [DocumentRow(f"s3://in/{name}.pdf", "1", 3, "failed", reason="encrypted") for name in "xy"]
     strange = DocumentRow("s3://in/z.txt", "1", 3, "failed", reason="not-a-document")
     documents = [document("a", 3), document("b", 2), document("c", 3, content="a"), *locked, strange]
-    first, second = PlanLog(output).append(documents, unit_pages=3, run_id="r1")
+    first, second = plan(output, documents, unit_pages=3, run_id="r1")
     read, blank, torn = rows_of(first)
     rows = [
         replace(read, output_tokens=10, prompt_tokens=62, render_ms=1.0, encode_ms=2.0, prune_ms=0.5, decode_ms=8.0),

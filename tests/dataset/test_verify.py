@@ -20,14 +20,12 @@ from rtprune.dataset import (
     CompactedFile,
     DocumentRow,
     Output,
-    PlanLog,
     RunRow,
     UnitFile,
     Verdict,
     commit_unit,
     compact_dataset,
     current_files,
-    publish_documents,
     record_run,
     sweep,
     verify,
@@ -39,7 +37,7 @@ from rtprune.dataset.parquet import parquet_bytes
 from rtprune.dataset.plan import PLAN
 from rtprune.dataset.schema import PAGES
 from rtprune.store import delete, find, get, join, put
-from tests.dataset.samples import CONFIG, document, rows_of
+from tests.dataset.samples import CONFIG, document, plan, planned_units, publish_documents, rows_of
 
 CORPUS = [document("a", 5), document("b", 3), document("c", 9)]
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -49,11 +47,10 @@ LOST = DocumentRow("s3://in/lost.pdf", "1", 3, "failed", reason="unreachable")
 @pytest.fixture
 def filled(output: Output) -> Output:
     """Five units of two plans, four of them compacted into one file, the last read later."""
-    log = PlanLog(output)
-    for unit in log.append([*CORPUS, LOST], unit_pages=4, run_id="r1"):
+    for unit in plan(output, [*CORPUS, LOST], unit_pages=4, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     compact_dataset(output)
-    for unit in log.append([document("d", 2)], unit_pages=4, run_id="r2"):
+    for unit in plan(output, [document("d", 2)], unit_pages=4, run_id="r2"):
         commit_unit(output, unit, rows_of(unit), "r2")
     record_run(output, RunRow("r2", NOW, NOW, NOW, "finished", "in", {}))
     return output
@@ -96,7 +93,7 @@ def test_a_sound_dataset_is_called_sound_and_its_pages_counted(filled: Output, q
     assert kinds(verdict) == {}
     assert not verdict.harmless
     assert verdict.sound
-    assert (verdict.files, verdict.planned_units) == (2, len(PlanLog(filled).units))
+    assert (verdict.files, verdict.planned_units) == (2, len(planned_units(filled)))
     assert (verdict.planned_pages, verdict.pages, verdict.unread_pages, verdict.unread_units) == (19, 19, 0, 0)
 
 
@@ -113,14 +110,14 @@ def test_verifying_writes_nothing(filled: Output) -> None:
 
 
 def test_pages_of_units_not_committed_yet_are_unread_not_missing(filled: Output) -> None:
-    PlanLog(filled).append([document("e", 6)], unit_pages=4, run_id="r3")
+    plan(filled, [document("e", 6)], unit_pages=4, run_id="r3")
     verdict = verify_dataset(filled)
     assert verdict.sound
     assert (verdict.planned_pages, verdict.pages, verdict.unread_pages, verdict.unread_units) == (25, 19, 6, 2)
 
 
 def test_a_dataset_whose_run_was_killed_is_sound(output: Output) -> None:
-    for unit in PlanLog(output).append(CORPUS, unit_pages=4, run_id="r1"):
+    for unit in plan(output, CORPUS, unit_pages=4, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     assert verify_dataset(output).sound
     compact_dataset(output)
@@ -133,7 +130,7 @@ def test_what_killed_work_left_is_harmless(filled: Output) -> None:
     compacted, ours = file_named(filled, CompactedFile), file_named(filled, UnitFile)
     waiting = compacted_file(2, "0" * 64)  # a compaction of the last unit, killed before its record
     put(join(filled.uri, waiting), get(join(filled.uri, ours.file)))
-    (late,) = (unit for unit in PlanLog(filled).units if unit.unit_id == compacted.units[0])
+    (late,) = (unit for unit in planned_units(filled) if unit.unit_id == compacted.units[0])
     commit_unit(filled, late, rows_of(late, say="late"), "r9")
     foreign = "pages/mine.csv"
     put(join(filled.uri, foreign), b"x")
@@ -154,7 +151,7 @@ def test_what_killed_work_left_is_harmless(filled: Output) -> None:
 
 def test_rows_of_documents_that_were_superseded_are_harmless_until_they_are_published_again(filled: Output) -> None:
     opened = replace(document("lost", 1), uri=LOST.uri)
-    PlanLog(filled).append([opened], unit_pages=4, run_id="r3")
+    plan(filled, [opened], unit_pages=4, run_id="r3")
     verdict = verify_dataset(filled)
     assert verdict.sound
     assert dict(verdict.harmless.totals) == {"unpublished": 1}
@@ -213,8 +210,10 @@ def test_a_unit_whose_file_is_gone_is_read_again(filled: Output) -> None:
     assert (verdict.pages, verdict.unread_pages) == (17, 2)
 
 
-def test_quick_finds_by_size_and_reading_but_not_by_checksum(filled: Output) -> None:
+def test_quick_reads_of_large_files_only_which_pages_they_hold(filled: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     break_file(filled, "wrong-checksum")
+    assert kinds(verify_dataset(filled, quick=True)) == {"wrong-checksum": 1}
+    monkeypatch.setattr(verify, "WHOLE_BYTES", 0)
     assert verify_dataset(filled, quick=True).sound
     break_file(filled, "wrong-size")
     assert "wrong-size" in kinds(verify_dataset(filled, quick=True))
@@ -270,7 +269,7 @@ def test_a_page_of_a_unit_that_is_not_done_is_named(filled: Output) -> None:
 
 
 def test_a_file_under_another_units_name_is_named(filled: Output) -> None:
-    (unit,) = PlanLog(filled).append([document("e", 2)], unit_pages=4, run_id="r3")
+    (unit,) = plan(filled, [document("e", 2)], unit_pages=4, run_id="r3")
     put(filled.unit_uri(unit.unit_id), get(join(filled.uri, file_named(filled, UnitFile).file)))
     verdict = verify_dataset(filled)
     assert kinds(verdict) == {"wrong-units": 1, "missing-page": 2, "page-twice": 2}
@@ -371,7 +370,7 @@ def test_a_checksum_that_is_not_that_of_the_files_name_is_named(filled: Output) 
 
 
 def test_a_file_of_a_unit_that_no_plan_has_is_named(filled: Output) -> None:
-    other = replace(PlanLog(filled).units[0], unit_id="0" * 24)
+    other = replace(planned_units(filled)[0], unit_id="0" * 24)
     commit_unit(filled, other, rows_of(other), "r3")
     named = kinds(verify_dataset(filled))
     assert named.pop("unplanned-unit") == 1
@@ -453,7 +452,7 @@ def test_documents_that_are_not_the_plans_are_named(filled: Output) -> None:
 def test_files_that_a_compaction_replaces_meanwhile_are_not_called_missing(
     output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for unit in PlanLog(output).append(CORPUS, unit_pages=4, run_id="r1"):
+    for unit in plan(output, CORPUS, unit_pages=4, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     late = [compact_dataset]
 
@@ -476,13 +475,12 @@ def test_another_configuration_is_named_for_all_that_was_read_with_the_first(fil
 
 
 def test_a_dataset_is_called_sound_while_runs_and_compactions_are_at_work(output: Output) -> None:
-    log = PlanLog(output)
 
     def work() -> None:
         for turn in range(3):
             run_id = f"r{turn}"
             documents = [document(f"{turn}-{number}", 3) for number in range(5)]
-            for unit in log.append(documents, unit_pages=3, run_id=run_id):
+            for unit in plan(output, documents, unit_pages=3, run_id=run_id):
                 commit_unit(output, unit, rows_of(unit), run_id)
             compact_dataset(output)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from rtprune.cli import main
-from rtprune.dataset import Output, PlanLog, Verdict, commit_unit, compact_dataset
+from rtprune.dataset import Output, Verdict, commit_unit, compact_dataset
 from rtprune.dataset.findings import Finding, Findings
 from rtprune.report.upkeep import verdict_summary
 from rtprune.report.wording import size
 from rtprune.store import delete, find, join
-from tests.dataset.samples import CONFIG, document, rows_of
+from tests.dataset.samples import CONFIG, document, plan, planned_units, rows_of
 
 NOTHING = Findings((), {})
 SOUND = Verdict(False, 3, 5, 1_200, 1_200, 0, 0, NOTHING, NOTHING)
@@ -23,7 +23,7 @@ SOUND = Verdict(False, 3, 5, 1_200, 1_200, 0, 0, NOTHING, NOTHING)
 def output(tmp_path: Path) -> Output:
     """Three units, read."""
     output = Output.open(str(tmp_path / "out"), CONFIG)
-    for unit in PlanLog(output).append([document("a", 6)], unit_pages=2, run_id="r1"):
+    for unit in plan(output, [document("a", 6)], unit_pages=2, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     return output
 
@@ -43,7 +43,7 @@ def test_compaction_tells_files_before_and_after_and_then_that_nothing_is_left_t
 
 def test_compaction_says_what_it_cleared_away(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
     compact_dataset(output)
-    unit = PlanLog(output).units[0]
+    unit = planned_units(output)[0]
     commit_unit(output, unit, rows_of(unit), "late")
     assert main(["compact", output.uri]) == 0
     assert "deleted           1 file that" in capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_verification_of_a_sound_dataset_ends_with_0_unless_completeness_is_aske
 ) -> None:
     assert main(["verify", output.uri, "--complete"]) == 0
     assert capsys.readouterr().out.endswith("every planned page is in exactly one row\n")
-    PlanLog(output).append([document("b", 3)], unit_pages=2, run_id="r2")
+    plan(output, [document("b", 3)], unit_pages=2, run_id="r2")
     assert main(["verify", output.uri, "--quick"]) == 0
     printed = capsys.readouterr().out
     assert "not read yet      3 pages in 2 units" in printed
