@@ -67,19 +67,32 @@ class Output:
             config: everything that decides what rows a page gives; plain JSON values. Never secrets.
 
         Raises:
-            UsageError: OUTPUT cannot be written, holds other settings or was made by an earlier rtprune, or its store
-                cannot create-if-absent.
+            UsageError: OUTPUT cannot be written, holds other settings, was made by an earlier rtprune, or its store
+                does not keep what a dataset rests on (``store.probe``).
             StoreError: no store answers.
         """
         uri = _absolute(uri)
         if is_remote(uri):
             require_reachable(uri)
-        probe(uri)
-        wanted = _config_bytes(config)
         where = join(uri, "_rtprune", "config.json")
-        present = _read_or_create(where, wanted)
-        _check_same(uri, _settings(present, where), _settings(wanted, where))
-        return cls(uri, _settings(present, where))
+        wanted = _config_bytes(config)
+        output = cls(uri, _settings(wanted, where))
+        present = output._present_settings()
+        probe(uri)  # before anything is written there, and after it is known whether it may be
+        if present is None:
+            create_if_absent(where, wanted)
+            output._present_settings()  # of two that start at once, the first decides
+        return output
+
+    def _present_settings(self) -> Mapping[str, Any] | None:
+        """The settings in OUTPUT, if there are any. Raises ``UsageError`` where they are not these."""
+        where = join(self.uri, "_rtprune", "config.json")
+        try:
+            present = _settings(get(where), where)
+        except FileNotFoundError:
+            return None
+        _check_same(self.uri, present, self.config)
+        return present
 
     @classmethod
     def existing(cls, uri: str) -> Output:
@@ -149,14 +162,6 @@ def compaction_of(file: str) -> int | None:
 
 def _absolute(uri: str) -> str:
     return uri.rstrip("/") if is_remote(uri) else open_filesystem(uri)[1]
-
-
-def _read_or_create(where: str, data: bytes) -> bytes:
-    try:
-        return get(where)
-    except FileNotFoundError:
-        create_if_absent(where, data)
-        return get(where)  # of two that start at once, the first decides
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:
