@@ -163,7 +163,7 @@ class Case:
         return as_arguments([model.prepare(page, self.mode) for page in pages])
 
     def places(self, layout: TokenLayout, kept: Sequence[int]) -> tuple[list[list[int]], int]:
-        """Where kept tokens of a picture stand on every axis, counted from its first, and where what follows goes on."""
+        """Where kept tokens of a picture stand on every axis, counted from its first, and where the prompt goes on."""
         if self.family is not GlmOcr:
             return [list(kept)], layout.length
         columns, rows = layout.grid
