@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from rtprune.dataset import Output, committed_files, read_documents, read_pages
+import duckdb
+
+from rtprune.dataset import Output, read_documents, read_pages, verify_dataset
 from rtprune.settings import RunSettings
-from rtprune.store import find, join
+from rtprune.store import is_remote, join, open_filesystem
 
 
 def write_pdf(path: Path, pages: int, words: str = "page", password: str | None = None) -> Path:
@@ -44,9 +46,24 @@ def quick_flags(checkpoint: Path, **settings: object) -> list[str]:
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
+def glob_pages(output: str) -> Counter[tuple[str, int]]:
+    """How often DuckDB gives each page (``doc_id``, number) by a plain glob over the files of the pages."""
+    with duckdb.connect(config={"threads": 1}) as database:
+        if is_remote(output):
+            database.register_filesystem(open_filesystem(output)[0])
+        query = "SELECT doc_id, page, count(*) FROM read_parquet(?) GROUP BY ALL"
+        try:
+            found = database.execute(query, [join(output, "pages/**/*.parquet")]).fetchall()
+        except duckdb.IOException as error:
+            if "No files found" not in str(error):
+                raise
+            found = []
+    return Counter({(doc_id, page): times for doc_id, page, times in found})
+
+
 def assert_complete(output: str) -> Counter[str]:
-    """Every page of every readable document is in the dataset exactly once, by its markers as by a plain glob over its
-    files; returns how often each status occurs."""
+    """Every page of every readable document is in the dataset exactly once, for our readers as by a plain glob over its
+    files, and all of it is as it was written; returns how often each status occurs."""
     found = Output.existing(output)
     documents = read_documents(found).to_pylist()
     expected = Counter(
@@ -54,6 +71,7 @@ def assert_complete(output: str) -> Counter[str]:
     )
     rows = read_pages(found).to_pylist()
     assert Counter((row["doc_id"], row["page"]) for row in rows) == expected
-    committed = {join(found.uri, file.file) for file in committed_files(found).values()}
-    assert set(find(join(found.uri, "pages"), ".parquet")) == committed
+    assert glob_pages(found.uri) == expected
+    verdict = verify_dataset(found)
+    assert verdict.sound, verdict.errors
     return Counter(row["status"] for row in rows)
