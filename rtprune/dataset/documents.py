@@ -9,33 +9,11 @@ from dataclasses import dataclass
 from itertools import count
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rtprune.dataset.layout import Output
-from rtprune.dataset.parquet import parquet_bytes
 from rtprune.dataset.plan import plan_table
 from rtprune.dataset.schema import DOCUMENTS
-from rtprune.store import find, get, join, put
-
-
-def publish_documents(output: Output) -> int:
-    """Write the ``documents`` files that are missing, or hold rows that a later plan supersedes; returns how many.
-
-    Reads each plan once, and those whose files are written once more.
-
-    Raises:
-        RTPruneError: a plan is damaged.
-        StoreError: the store failed.
-    """
-    present = set(find(join(output.uri, "documents"), ".parquet"))
-    succession = Succession.of(plans(output))
-    written = 0
-    for number, rows in enumerate(succession.standing, start=1):
-        uri = output.documents_uri(number)
-        if uri not in present or (succession.superseded.get(number) and _row_count(uri) != rows):
-            put(uri, parquet_bytes(succession.standing_rows(number, _plan(output, number))))
-            written += 1
-    return written
+from rtprune.store import get
 
 
 def standing_documents(output: Output) -> Iterator[pa.Table]:
@@ -102,7 +80,3 @@ def _plan(output: Output, number: int) -> pa.Table:
 def _keys(plan: pa.Table) -> Iterator[bytes]:
     pairs = zip(plan.column("uri").to_pylist(), plan.column("version").to_pylist(), strict=True)
     return (hashlib.blake2b(f"{uri}\0{version}".encode(), digest_size=16).digest() for uri, version in pairs)
-
-
-def _row_count(uri: str) -> int:
-    return int(pq.read_metadata(pa.BufferReader(get(uri))).num_rows)

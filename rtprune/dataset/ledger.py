@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import duckdb
 
 MEMORY_LIMIT = "512MB"
 #: Rows put into the database at a time.
@@ -219,6 +221,8 @@ class Ledger:
 @contextmanager
 def open_ledger() -> Iterator[Ledger]:
     """An empty ledger in a temporary folder, which is removed at the end."""
+    import duckdb  # here, because workers never need it
+
     with TemporaryDirectory(prefix="rtprune-verify-") as folder:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY_LIMIT,

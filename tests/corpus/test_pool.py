@@ -1,18 +1,20 @@
-"""What the pool promises about units, with actors that misbehave on command."""
+"""What the pool promises of its processes, with actors that misbehave on command."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from rtprune.corpus import pool as pool_module
-from rtprune.corpus.pool import Outcome, Pool
+from rtprune.corpus.pool import Finished, Lost, Pool, Pulsed, Raised
 from rtprune.corpus.ray_cluster import Placement
-from rtprune.errors import ModelError, RTPruneError, StoreError
+from rtprune.errors import ModelError, RTPruneError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -21,12 +23,12 @@ ONE = Placement(1, 1.0)
 
 
 class Toy:
-    """Does what its unit says; notes every execution as a file, so that a test sees what really ran."""
+    """Does what its task says; notes every execution as a file, so that a test sees what really ran."""
 
     def __init__(self, notes: str, start: str = "well") -> None:
         self.notes = Path(notes)
         self.start = start
-        self.done = 0.0
+        self.released = False
 
     def ready(self) -> None:
         if self.start == "model missing":
@@ -34,91 +36,131 @@ class Toy:
         if self.start == "dies":
             os._exit(1)
 
-    def pulse(self) -> float:
-        return self.done
+    def pulse(self) -> str:
+        return "alive"
 
-    def prepare(self, unit: str) -> None:
-        (self.notes / f"prepared {unit}").touch()
+    def release(self) -> None:
+        self.released = True
 
-    def work(self, unit: str, attempt: int) -> str:
-        (self.notes / f"{unit}@{attempt}-{os.getpid()}").touch()
-        name, _, deed = unit.partition(":")
-        if deed == "die" or (deed == "die once" and attempt == 1):
-            time.sleep(0.3)  # so that the answer for the unit before is on its way
+    def work(self, task: str) -> str:
+        (self.notes / f"{task}@{os.getpid()}").touch()
+        name, _, deed = task.partition(":")
+        if deed == "die":
+            time.sleep(0.3)
             os._exit(1)
-        if deed == "die at once":
-            os._exit(1)
-        if deed == "hang" or (deed == "hang once" and attempt == 1):
+        if deed == "hang":
             time.sleep(600)
         if deed == "raise":
             raise ValueError(f"{name} is bad")
-        if deed == "store" or (deed == "store once" and attempt == 1):
-            raise StoreError("the store is away")
         if deed == "slow":
-            self.done = 0.5
-            time.sleep(4)
+            time.sleep(2)
+        while deed == "until released" and not self.released:
+            time.sleep(0.05)
         return f"did {name}"
 
 
-def run(tmp_path: Path, units: Iterable[str], placement: Placement = TWO, **options: object) -> dict[str, Outcome]:
-    start = str(options.pop("start", "well"))
+@dataclass
+class Events:
+    """All that a pool has said, and how many tasks its workers had at a time at most."""
+
+    finished: dict[str, str] = field(default_factory=dict)
+    raised: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    lost: list[tuple[list[str], str]] = field(default_factory=list)
+    pulses: list[str] = field(default_factory=list)
+    most: int = 0
+
+
+def run(
+    tmp_path: Path,
+    tasks: Iterable[str],
+    placement: Placement = TWO,
+    *,
+    alone: Callable[[str], bool] = lambda task: False,
+    on_event: Callable[[Pool[str, str], object], None] = lambda pool, event: None,
+    start: str = "well",
+    **options: object,
+) -> Events:
+    """Give every task to a worker once, and hear what becomes of all of them."""
     pool: Pool[str, str] = Pool(Toy, (str(tmp_path), start), placement, **options)  # type: ignore[arg-type]
-    outcomes = list(pool.run(units))
-    assert len({outcome.unit for outcome in outcomes}) == len(outcomes)
-    return {outcome.unit: outcome for outcome in outcomes}
+    waiting, events = deque(tasks), Events()
+    total = len(waiting)
+    deadline = time.monotonic() + 120
+    try:
+        while len(events.finished) + len(events.raised) + sum(len(lost) for lost, _ in events.lost) < total:
+            assert time.monotonic() < deadline, f"still waiting, having heard {events}"
+            pool.start(len(waiting))
+            while waiting and (worker := pool.with_room(len(waiting))) is not None:
+                if alone(waiting[0]) and worker.tasks:
+                    break
+                task = waiting.popleft()
+                pool.send(worker, task, task, alone=alone(task))
+                events.most = max(events.most, len(worker.tasks))
+            for event in pool.events(0.2):
+                match event:
+                    case Finished(_, task, result):
+                        events.finished[task] = result
+                    case Raised(_, task, error, was_alone):
+                        events.raised[task] = str(error), was_alone
+                    case Lost(_, lost, reason):
+                        events.lost.append((sorted(lost), reason))
+                    case Pulsed(_, pulse):
+                        events.pulses.append(pulse)
+                on_event(pool, event)
+            pool.ask_pulses()
+    finally:
+        pool.close()
+    return events
 
 
-def executions(tmp_path: Path, unit: str) -> int:
-    return len(list(tmp_path.glob(f"{unit}@*")))
+def processes(tmp_path: Path) -> set[int]:
+    return {int(path.name.rpartition("@")[2]) for path in tmp_path.glob("*@*")}
 
 
-def test_every_unit_comes_back_once_whatever_its_neighbours_do(tmp_path: Path) -> None:
-    bad = ["a:die", "b:die once", "c:hang once", "d:raise", "e:store once", "f:store"]
-    good = [f"g{number}" for number in range(20)]
-    units = [unit for pair in zip(good, bad, strict=False) for unit in pair] + good[len(bad) :]
-    outcomes = run(tmp_path, units, unit_timeout_s=3)
-
-    assert set(outcomes) == set(units)
-    assert all(outcomes[unit].result == f"did {unit}" and outcomes[unit].attempts == 1 for unit in good)
-    assert all(executions(tmp_path, unit) <= 2 for unit in good)
-    assert (outcomes["a:die"].reason, outcomes["a:die"].attempts) == ("worker-died", 2)
-    assert (outcomes["b:die once"].result, outcomes["b:die once"].attempts) == ("did b", 2)
-    assert (outcomes["c:hang once"].result, outcomes["c:hang once"].attempts) == ("did c", 2)
-    assert (outcomes["d:raise"].reason, outcomes["d:raise"].attempts) == ("raised", 1)
-    assert str(outcomes["d:raise"].error) == "d is bad"
-    assert outcomes["e:store once"].result == "did e"
-    assert isinstance(outcomes["f:store"].error, StoreError)
-    assert executions(tmp_path, "a:die") == 2
+def has_ended(pid: int) -> bool:
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.1)
+    return False
 
 
-def test_unit_that_always_hangs_is_given_up_and_its_worker_killed(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, ["a:hang", "b"], ONE, unit_timeout_s=1.0)
-    assert (outcomes["a:hang"].reason, outcomes["a:hang"].attempts) == ("timeout", 2)
-    assert outcomes["b"].result == "did b"
-    assert executions(tmp_path, "b") == 1
-    for note in tmp_path.glob("a:hang@*"):
-        pid = int(note.name.rpartition("-")[2])
-        for _ in range(100):
-            if not Path(f"/proc/{pid}").exists():
-                break
-            time.sleep(0.1)
-        assert not Path(f"/proc/{pid}").exists(), "the hanging process lives on"
+def test_every_task_is_heard_of_once_whatever_its_neighbours_do(tmp_path: Path) -> None:
+    tasks = [f"g{number}" for number in range(12)]
+    tasks[3:3] = ["a:die", "b:raise", "c:raise"]
+    events = run(tmp_path, tasks)
+    (lost,) = [lost for lost, reason in events.lost if reason == "worker-died"]
+    assert "a:die" in lost
+    assert len(lost) <= 2, "a worker has two tasks at a time"
+    assert events.finished == {task: f"did {task}" for task in tasks if task[0] == "g" and task not in lost}
+    assert {task: words for task, (words, _) in events.raised.items()} == {
+        task: f"{task[0]} is bad" for task in ("b:raise", "c:raise") if task not in lost
+    }
 
 
-def test_unit_waiting_behind_a_poison_unit_is_not_blamed(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, ["a:die", "b", "c:die", "d"], ONE)
-    assert (outcomes["b"].result, outcomes["b"].attempts) == ("did b", 1)
-    assert (outcomes["d"].result, outcomes["d"].attempts) == ("did d", 1)
-    assert outcomes["a:die"].reason == outcomes["c:die"].reason == "worker-died"
-    assert executions(tmp_path, "a:die") == executions(tmp_path, "c:die") == 2
+def test_a_death_names_all_that_the_worker_had(tmp_path: Path) -> None:
+    events = run(tmp_path, ["a:die", "b:hang", "c:hang"], ONE, capacity=3)
+    assert events.lost == [(["a:die", "b:hang", "c:hang"], "worker-died")]
 
 
-@pytest.mark.parametrize("max_attempts", [1, 2])
-def test_unit_whose_answer_is_lost_with_the_worker_is_not_given_up(max_attempts: int, tmp_path: Path) -> None:
-    units = [unit for number in range(4) for unit in (f"g{number}", f"x{number}:die at once")]
-    outcomes = run(tmp_path, units, ONE, max_attempts=max_attempts)
-    assert [outcomes[unit].result for unit in units[::2]] == ["did g0", "did g1", "did g2", "did g3"]
-    assert [outcomes[unit].reason for unit in units[1::2]] == ["worker-died"] * 4
+def test_who_is_to_be_alone_is(tmp_path: Path) -> None:
+    def alone(task: str) -> bool:
+        return task.startswith("a")
+
+    events = run(tmp_path, ["a1:die", "b", "a2:raise", "c"], ONE, alone=alone, capacity=4)
+    assert events.lost == [(["a1:die"], "worker-died")]
+    assert events.raised == {"a2:raise": ("a2 is bad", True)}
+    assert set(events.finished) == {"b", "c"}
+
+
+def test_a_worker_that_finishes_nothing_in_time_is_killed(tmp_path: Path) -> None:
+    events = run(tmp_path, ["a:hang", "b"], ONE, task_timeout_s=1.5)
+    assert events.finished == {"b": "did b"}
+    assert events.lost == [(["a:hang"], "timeout")]
+    assert all(map(has_ended, processes(tmp_path)))
+
+
+def test_a_worker_has_no_more_tasks_than_its_capacity(tmp_path: Path) -> None:
+    assert run(tmp_path, [f"u{number}" for number in range(12)], ONE, capacity=3).most == 3
 
 
 def test_model_error_while_loading_ends_the_run_once(tmp_path: Path) -> None:
@@ -128,8 +170,10 @@ def test_model_error_while_loading_ends_the_run_once(tmp_path: Path) -> None:
 
 
 def test_workers_that_die_while_loading_are_not_started_for_ever(tmp_path: Path) -> None:
+    losses: list[str] = []
     with pytest.raises(RTPruneError, match="died before they were ready"):
-        run(tmp_path, ["a"], ONE, start="dies")
+        run(tmp_path, ["a"], ONE, start="dies", on_loss=losses.append)
+    assert losses == ["not-ready"] * 3
 
 
 def test_worker_that_can_never_be_placed_ends_the_wait_with_what_it_asked_for(tmp_path: Path) -> None:
@@ -137,86 +181,58 @@ def test_worker_that_can_never_be_placed_ends_the_wait_with_what_it_asked_for(tm
         run(tmp_path, ["a"], Placement(1, 1.0, 1.0), ready_timeout_s=1.5)
 
 
-def test_units_are_taken_from_the_source_as_workers_have_room(tmp_path: Path) -> None:
-    taken: list[str] = []
-
-    def source() -> Iterable[str]:
-        for number in range(40):
-            taken.append(f"u{number}")
-            yield taken[-1]
-
-    pool: Pool[str, str] = Pool(Toy, (str(tmp_path),), ONE)
-    for finished, _ in enumerate(pool.run(source())):
-        assert len(taken) - finished <= 6
-    assert len(taken) == 40
+def test_workers_at_work_say_how_they_get_on(tmp_path: Path) -> None:
+    assert "alive" in run(tmp_path, ["a:slow"], ONE).pulses
 
 
-def test_stopping_finishes_what_executes_and_begins_nothing_more(tmp_path: Path) -> None:
-    units = ["a:slow", *(f"b{number}:slow" for number in range(8))]
-    outcomes = run(tmp_path, units, ONE, should_stop=lambda: any(tmp_path.iterdir()))
-    assert set(outcomes) == {"a:slow"}
-    assert outcomes["a:slow"].result == "did a"
-    assert sum(executions(tmp_path, unit) for unit in units[1:]) <= 1
+def test_released_workers_give_back_what_they_have_not_begun(tmp_path: Path) -> None:
+    def release(pool: Pool[str, str], event: object) -> None:
+        if isinstance(event, Pulsed):
+            pool.release()
+
+    assert set(run(tmp_path, ["a:until released", "b:until released"], ONE, on_event=release).finished) == {
+        "a:until released",
+        "b:until released",
+    }
 
 
-def test_pulse_tells_progress_within_a_unit(tmp_path: Path) -> None:
-    heard: list[float] = []
-    run(tmp_path, ["a:slow"], ONE, on_pulse=heard.extend)
-    assert 0.5 in heard
+def test_a_retired_worker_ends_with_its_last_task_and_is_replaced(tmp_path: Path) -> None:
+    def retire(pool: Pool[str, str], event: object) -> None:
+        if isinstance(event, Finished) and event.task == "u0":
+            pool.retire(event.worker)
 
-
-def test_a_source_may_have_nothing_now_and_something_later(tmp_path: Path) -> None:
-    def source() -> Iterator[str | None]:
-        yield "a"
-        for _ in range(3):
-            yield None
-        yield "b"
-
-    pool: Pool[str, str] = Pool(Toy, (str(tmp_path),), ONE)
-    assert {outcome.unit for outcome in pool.run(source())} == {"a", "b"}
-
-
-def test_what_waits_at_a_worker_is_prepared_there(tmp_path: Path) -> None:
-    run(tmp_path, ["a:slow", "b", "c"], ONE)
-    assert (tmp_path / "prepared b").exists()
-    assert not (tmp_path / "prepared a:slow").exists()
-
-
-def test_a_worker_that_is_worn_is_replaced_when_its_units_are_done(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, [f"u{number}" for number in range(6)], ONE, worn=lambda result: result == "did u0")
-    assert all(outcome.attempts == 1 for outcome in outcomes.values())
-    processes = {path.name.rpartition("-")[2] for path in tmp_path.glob("u*")}
-    assert len(processes) == 2
+    events = run(tmp_path, [f"u{number}" for number in range(6)], ONE, on_event=retire)
+    assert len(events.finished) == 6
+    assert len(processes(tmp_path)) == 2
 
 
 def test_losses_are_told_with_their_reason(tmp_path: Path) -> None:
-    lost: list[str] = []
-    run(tmp_path, ["a:die once", "b:hang once", "c"], ONE, unit_timeout_s=2, on_loss=lost.append)
-    assert sorted(lost) == ["timeout", "worker-died"]
-    with pytest.raises(RTPruneError):
-        run(tmp_path, ["d"], ONE, start="dies", on_loss=lost.append)
-    assert lost[2:] == ["not-ready"] * 3
+    losses: list[str] = []
+    run(tmp_path, ["a:die", "b:hang", "c"], ONE, capacity=1, task_timeout_s=2, on_loss=losses.append)
+    assert sorted(losses) == ["timeout", "worker-died"]
 
 
 def test_workers_are_added_when_the_cluster_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "LOOK_AROUND_S", 0.5)
-    units = [f"u{number}:slow" for number in range(4)]
-    run(tmp_path, units, ONE, workers=lambda: 2)
-    processes = {path.name.rpartition("-")[2] for path in tmp_path.glob("u*")}
-    assert len(processes) == 2
+    run(tmp_path, [f"u{number}:slow" for number in range(4)], ONE, capacity=1, workers=lambda: 2)
+    assert len(processes(tmp_path)) == 2
 
 
 def test_an_idle_worker_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "IDLE_S", 0.5)
-
-    def runs(unit: str) -> bool:
-        return any(Path(f"/proc/{path.name.rpartition('-')[2]}").exists() for path in tmp_path.glob(f"{unit}@*"))
-
-    def source() -> Iterator[str | None]:
-        yield "a"
-        while not executions(tmp_path, "a") or runs("a"):
-            yield None
-        yield "b"
-
     pool: Pool[str, str] = Pool(Toy, (str(tmp_path),), ONE)
-    assert [outcome.unit for outcome in pool.run(source())] == ["a", "b"]
+    try:
+        pool.start(1)
+        while (worker := pool.with_room(1)) is None:
+            pool.events(0.2)
+        pool.send(worker, "a", "a")
+        while not any(isinstance(event, Finished) for event in pool.events(0.2)):
+            pass
+        (pid,) = processes(tmp_path)
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline
+            pool.events(0.2)
+        assert pool.with_room(1) is None
+    finally:
+        pool.close()

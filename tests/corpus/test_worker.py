@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 import torch
 
-from rtprune.corpus.assignment import Assignment, Tally
+from rtprune.corpus import worker as worker_module
 from rtprune.corpus.inspector import Inspector
+from rtprune.corpus.page_flow import PageFlow, chosen
 from rtprune.corpus.ray_cluster import Placement
-from rtprune.corpus.worker import Worker, chosen
-from rtprune.dataset import Output, PlanLog, Unit, read_pages, statistics
+from rtprune.corpus.values import Assignment, Tally
+from rtprune.corpus.worker import Wear, Worker
+from rtprune.dataset import Output, Unit, is_done, read_pages, statistics
 from rtprune.documents import list_objects
 from rtprune.engine import PageResult
-from rtprune.errors import ModelError, StoreError, UsageError
+from rtprune.errors import ModelError, Reason, StoreError, UsageError
 from rtprune.report.summary import dataset_statistics
 from rtprune.settings import NO_MODEL, RunSettings
-from tests.corpus.toys import InstantWorker
+from tests.corpus.toys import InstantEngine, InstantWorker, TalkingWorker
+from tests.dataset.samples import plan
 from tests.sources import quick_settings, write_corpus, write_pdf
 
 
@@ -33,7 +39,7 @@ def unit(tmp_path: Path, output: Output) -> Unit:
     """Two documents of two pages each, planned as one unit."""
     source = write_corpus(tmp_path / "source", documents=2, pages=2)
     rows = Inspector(None, 2).work(tuple(list_objects(str(source))), 1)
-    (planned,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
+    (planned,) = plan(output, rows, unit_pages=64, run_id="r1")
     return planned
 
 
@@ -44,13 +50,28 @@ def worker(output: Output, random_checkpoint: Path) -> Worker:
     return made
 
 
+class Nothing:
+    """A rendering of which no page is ever ready."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def __iter__(self) -> Iterator[None]:
+        if self._error:
+            raise self._error
+        while True:
+            yield None
+
+    def cancel(self) -> None:
+        """Nothing is at work."""
+
+
 def test_every_page_is_committed_with_what_the_engine_found(worker: Worker, unit: Unit, output: Output) -> None:
-    tally = worker.work(Assignment(unit), 1).tally
+    tally = worker.work(Assignment(unit)).tally
     rows = read_pages(output).to_pylist()
     assert [(row["doc_id"], row["page"]) for row in rows] == list(unit.pages())
     assert tally.pages == 4
     assert all(row["output_tokens"] == row["decode_steps"] + row["accepted_tokens"] for row in rows)
-    assert tally == worker.pulse()
     assert tally.tokens_before == sum(row["visual_tokens_before"] for row in rows) == 4 * 73
     assert tally.tokens_after == sum(row["visual_tokens_after"] for row in rows)
     for row in rows:
@@ -64,15 +85,17 @@ def test_every_page_is_committed_with_what_the_engine_found(worker: Worker, unit
 def test_a_page_the_engine_fails_on_has_a_reason_and_nothing_it_never_reached(
     worker: Worker, unit: Unit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = worker._engine.stream
-    failed = PageResult("failed", reason="too-thin", message="nothing to see")
+    engine = worker._flow._engine
+    stream = engine.stream
+    failed = PageResult("failed", reason=Reason.TOO_THIN, message="nothing to see")
 
     def spoiled(pages: Iterable[Any], audited: Any) -> Iterator[Any]:
         for name, result in stream(pages, audited):
-            yield name, failed if name in ((0, 1), (1, 1)) else result
+            yield name, failed if name.page == 1 else result
 
-    monkeypatch.setattr(worker._engine, "stream", spoiled)
-    assert worker.work(Assignment(unit), 1).tally.failed == 2
+    monkeypatch.setattr(engine, "stream", spoiled)
+    worker._flow = PageFlow(engine, 0.0)
+    assert worker.work(Assignment(unit)).tally.failed == 2
     row = next(row for row in read_pages(output).to_pylist() if row["status"] == "failed")
     assert (row["reason"], row["message"]) == ("too-thin", "nothing to see")
     assert row["render_ms"] > 0
@@ -83,7 +106,7 @@ def test_a_document_that_changed_since_it_was_planned_is_not_read_under_its_old_
     worker: Worker, unit: Unit, output: Output
 ) -> None:
     write_corpus(Path(unit.slices[0].uri).parent, documents=1, pages=3)
-    worker.work(Assignment(unit), 1)
+    worker.work(Assignment(unit))
     rows = read_pages(output).to_pylist()
     assert [row["reason"] for row in rows] == ["changed", "changed", None, None]
 
@@ -96,7 +119,7 @@ def test_pages_of_an_object_that_is_gone_are_read_from_its_duplicate(
     for other in ("b", "c"):
         (tmp_path / "source" / f"{other}.pdf").write_bytes(first.read_bytes())
     rows = Inspector(None, 2).work(tuple(list_objects(str(first.parent))), 1)
-    (unit,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
+    (unit,) = plan(output, rows, unit_pages=64, run_id="r1")
     assert [piece.uri for piece in unit.slices] == [str(first)]
     for gone in (first, tmp_path / "source" / "b.pdf"):
         gone.unlink()
@@ -105,70 +128,135 @@ def test_pages_of_an_object_that_is_gone_are_read_from_its_duplicate(
     settings = quick_settings(random_checkpoint, batch_pages=3)
     worker = InstantWorker(output, "r1", settings, "instant", Placement(1, 1.0))
     worker.ready()
-    worker.work(Assignment(unit), 1)
+    worker.work(Assignment(unit))
     assert [(row["page"], row["status"], row["uri"]) for row in read_pages(output).to_pylist()] == [
         (1, "ok", str(third)),
         (2, "ok", str(third)),
     ]
     third.unlink()
-    receipt = worker.work(Assignment(unit, page=0), 1)
+    receipt = worker.work(Assignment(unit, page=0))
     assert [(row.reason, row.uri) for row in receipt.rows] == [(fate, str(first))]
 
 
 def test_what_the_store_does_not_give_is_no_pages_fault(
     worker: Worker, unit: Unit, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pages = worker._renderers.rendering([])
-    pages._left = 1
-    pages.cancel(StoreError("the store did not answer"))
-    monkeypatch.setattr(worker._renderers, "rendering", lambda ranges: pages)
+    monkeypatch.setattr(worker._renderers, "rendering", lambda ranges: Nothing(StoreError("the store did not answer")))
     with pytest.raises(StoreError, match="did not answer"):
-        worker.work(Assignment(unit), 2)
+        worker.work(Assignment(unit, attempt=2))
     assert read_pages(output).num_rows == 0
 
 
 def test_a_page_read_alone_is_sent_back_and_not_committed(worker: Worker, unit: Unit, output: Output) -> None:
-    receipt = worker.work(Assignment(unit, page=2), 1)
+    receipt = worker.work(Assignment(unit, page=2))
     (row,) = receipt.rows
     assert (row.doc_id, row.page) == list(unit.pages())[2]
     assert receipt.tally.pages == 1
     assert read_pages(output).num_rows == 0
-    assert not worker.work(Assignment(unit), 1).rows
+    assert not worker.work(Assignment(unit)).rows
 
 
-def test_what_was_prepared_is_read_and_what_will_not_come_is_let_go(worker: Worker, unit: Unit, output: Output) -> None:
-    worker.prepare(Assignment(unit, page=3))
-    (stale,) = worker._renderings.values()
-    worker.prepare(Assignment(unit))
-    assert worker.work(Assignment(unit), 1).tally.pages == 4
-    assert stale.cancelled
-    assert not worker._renderings
+def test_a_unit_that_is_there_is_not_read_again(worker: Worker, unit: Unit, output: Output) -> None:
+    assert worker.work(Assignment(unit)).outcome == "committed"
+    again = worker.work(Assignment(unit))
+    assert (again.outcome, again.tally) == ("elsewhere", Tally())
+
+
+def test_a_unit_that_another_run_commits_meanwhile_is_doubled_work_and_no_second_row(
+    worker: Worker, unit: Unit, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "is_done", lambda output, unit_id: False)
+    assert [worker.work(Assignment(unit)).outcome for _ in range(2)] == ["committed", "doubled"]
+    assert read_pages(output).num_rows == 4
+
+
+def test_pages_of_several_units_flow_through_one_engine(
+    output: Output, tmp_path: Path, random_checkpoint: Path
+) -> None:
+    """Neither unit could end if the engine waited for one of them to."""
+    source = write_corpus(tmp_path / "source", documents=2, pages=3)
+    units = plan(output, Inspector(None, 2).work(tuple(list_objects(str(source))), 1), unit_pages=3, run_id="r1")
+    both = Barrier(2)
+
+    class Meeting(InstantEngine):
+        def stream(self, pages: Iterable[Any], audited: object) -> Iterator[tuple[Any, Any]]:
+            held: list[Any] = []
+            for name, _ in filter(None, pages):
+                held.append(name)
+                if len({each.reading for each in held}) == 2:
+                    yield from ((each, self.result()) for each in held)
+                    held.clear()
+
+    worker = InstantWorker(output, "r1", quick_settings(random_checkpoint), "instant", Placement(1, 1.0))
+    worker.engine = Meeting
+    worker.ready()
+
+    def work(unit: Unit) -> str:
+        both.wait()
+        return worker.work(Assignment(unit)).outcome
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(work, units)) == ["committed", "committed"]
+    assert read_pages(output).num_rows == 6
+
+
+def test_an_engine_that_raises_fails_what_it_had_and_reads_on(
+    output: Output, unit: Unit, random_checkpoint: Path
+) -> None:
+    class Buggy(InstantEngine):
+        bugs = 1
+
+        def result(self) -> Any:
+            if self.bugs:
+                self.bugs -= 1
+                raise RuntimeError("a bug")
+            return super().result()
+
+    worker = InstantWorker(output, "r1", quick_settings(random_checkpoint), "instant", Placement(1, 1.0))
+    worker.engine = Buggy
+    worker.ready()
+    with pytest.raises(RuntimeError, match="a bug"):
+        worker.work(Assignment(unit))
+    assert worker.work(Assignment(unit)).tally.pages == 4
+
+
+def test_released_a_worker_gives_back_what_has_no_page_yet(
+    worker: Worker, unit: Unit, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker._renderers, "rendering", lambda ranges: Nothing())
+    worker.release()
+    assert worker.work(Assignment(unit)).outcome == "returned"
+    assert not is_done(output, unit.unit_id)
+
+
+def test_what_a_worker_logs_goes_with_its_next_answer(output: Output, unit: Unit, random_checkpoint: Path) -> None:
+    worker = TalkingWorker(output, "r1", quick_settings(random_checkpoint), "instant", Placement(1, 1.0))
+    worker.ready()
+    said = ("rtprune.toys", logging.WARNING, f"unit {unit.unit_id} is being read")
+    assert worker.work(Assignment(unit)).logs == (said,)
+    assert worker.pulse().logs == ()
 
 
 def test_pruning_ends_where_the_run_says_so(worker: Worker, unit: Unit) -> None:
-    assert worker.work(Assignment(unit, page=0), 1).tally.tokens_after < 73
+    assert worker.work(Assignment(unit, page=0)).tally.tokens_after < 73
     for _ in range(2):
-        assert worker.work(Assignment(unit, page=0, prune=False), 1).tally.tokens_after == 73
+        assert worker.work(Assignment(unit, page=0, prune=False)).tally.tokens_after == 73
 
 
-def test_a_worker_is_worn_by_pages_and_by_growth(output: Output, unit: Unit, random_checkpoint: Path) -> None:
-    settings = quick_settings(random_checkpoint, worker_pages=8)
-    made = InstantWorker(output, "r1", settings, "random", Placement(1, 1.0))
-    made.ready()
-    assert [made.work(Assignment(unit), 1).worn for _ in range(2)] == [False, True]
-    settings = quick_settings(random_checkpoint, worker_growth_mib=64)
-    made = InstantWorker(output, "r1", settings, "random", Placement(1, 1.0))
-    made.ready()
-    assert not made.work(Assignment(unit), 1).worn
+def test_a_worker_is_worn_by_pages_and_by_growth() -> None:
+    wear = Wear(most_pages=8, most_growth_mib=10_000)
+    assert [wear.is_worn_by(4) for _ in range(2)] == [False, True]
+    wear = Wear(most_pages=10_000, most_growth_mib=64)
+    assert not wear.is_worn_by(4)
     hoard = bytearray(b"\1" * (100 * 2**20))
-    assert made.work(Assignment(unit), 1).worn
+    assert wear.is_worn_by(4)
     assert hoard
 
 
 def test_without_a_model_pages_are_rendered_and_skipped(output: Output, unit: Unit) -> None:
     made = Worker(output, "r1", RunSettings(model=NO_MODEL, max_pixels=40_000), "none", Placement(1, 1.0))
     made.ready()
-    assert made.work(Assignment(unit), 1).tally == Tally(pages=4)
+    assert made.work(Assignment(unit)).tally == Tally(pages=4)
     for row in read_pages(output).to_pylist():
         assert (row["status"], row["model"], row["text"], row["mode"]) == ("skipped", "none", None, None)
         assert row["render_ms"] > 0
@@ -180,9 +268,9 @@ def test_a_document_planned_with_a_password_is_not_failed_for_lack_of_it(
 ) -> None:
     path = write_pdf(tmp_path / "locked" / "a.pdf", 1, password="sesame")
     rows = Inspector("sesame", 2).work(tuple(list_objects(str(path))), 1)
-    (planned,) = PlanLog(output).append(rows, unit_pages=64, run_id="r1")
+    (planned,) = plan(output, rows, unit_pages=64, run_id="r1")
     with pytest.raises(UsageError, match=r"a\.pdf is encrypted.*--password"):
-        worker.work(Assignment(planned), 1)
+        worker.work(Assignment(planned))
     assert read_pages(output).num_rows == 0
 
 
@@ -203,7 +291,7 @@ def test_audited_pages_tell_what_pruning_changed(output: Output, unit: Unit, ran
     settings = quick_settings(random_checkpoint, audit_fraction=1.0)
     auditing = Worker(output, "r1", settings, "random", Placement(1, 1.0))
     auditing.ready()
-    auditing.work(Assignment(unit), 1)
+    auditing.work(Assignment(unit))
     rows = read_pages(output).to_pylist()
     assert all(0 <= row["audit_distance"] <= 1 for row in rows)
     assert all(row["audit_output_tokens"] > 0 for row in rows)

@@ -8,96 +8,124 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from rtprune.corpus.assignment import Assignment, Receipt
+from rtprune.corpus.values import Assignment, Receipt
 from rtprune.corpus.worker import Worker
-from rtprune.dataset import PageRow
 from rtprune.errors import StoreError
 
 
 class InstantEngine:
     """Finds the same text on every page."""
 
-    def stream(self, pages: Iterable[Any], audited: object) -> Iterator[tuple[Any, object]]:
+    pruning = True
+
+    def stream(self, pages: Iterable[Any], audited: object) -> Iterator[tuple[Any, Any]]:
+        for name, _ in filter(None, pages):
+            yield name, self.result()
+
+    def result(self) -> Any:
         from rtprune.engine import PageResult
         from rtprune.pruning import PruneFacts
 
         facts = PruneFacts(0.5, 0.2, 0.4, 73, 50, 64, 41)
-        for name, _ in filter(None, pages):
-            yield name, PageResult("ok", text="seen", finish_reason="eos", facts=facts)
+        return PageResult("ok", text="seen", finish_reason="eos", facts=facts)
+
+    def stop_pruning(self) -> None:
+        self.pruning = False
 
 
 class InstantWorker(Worker):
     """Renders and commits as the real one does."""
 
-    def ready(self) -> None:
-        self._engine = InstantEngine()  # type: ignore[assignment]
+    engine: type[InstantEngine] = InstantEngine
+
+    def load(self) -> Any:
+        return self.engine()
 
 
 class DyingWorker(InstantWorker):
     """Its process dies of every unit."""
 
-    def work(self, assignment: Assignment, attempt: int) -> Receipt:
+    def work(self, assignment: Assignment) -> Receipt:
         os._exit(1)
 
 
 class HangingWorker(InstantWorker):
     """Never comes back."""
 
-    def work(self, assignment: Assignment, attempt: int) -> Receipt:
+    def work(self, assignment: Assignment) -> Receipt:
         time.sleep(600)
-        return super().work(assignment, attempt)
+        return super().work(assignment)
 
 
-class LosingWorker(InstantWorker):
+class LosingEngine(InstantEngine):
     """Its device is lost with every page."""
 
-    def _read_all(self, *unused: object) -> list[PageRow]:
+    def result(self) -> Any:
         import torch
 
         raise torch.AcceleratorError("device-side assert triggered")
 
 
+class LosingWorker(InstantWorker):
+    """Has such an engine."""
+
+    engine = LosingEngine
+
+
 class AwayWorker(InstantWorker):
     """Cannot fetch the first document."""
 
-    def work(self, assignment: Assignment, attempt: int) -> Receipt:
+    def work(self, assignment: Assignment) -> Receipt:
         if "document-00" in assignment.slices[0].uri:
             raise StoreError("the store did not answer")
-        return super().work(assignment, attempt)
+        return super().work(assignment)
 
 
 class RaisingWorker(InstantWorker):
     """Has a bug."""
 
-    def work(self, assignment: Assignment, attempt: int) -> Receipt:
+    def work(self, assignment: Assignment) -> Receipt:
         raise RuntimeError("a bug")
 
 
 class PoisonedWorker(InstantWorker):
     """Its process dies of some pages: those numbered 3 of any document."""
 
-    def _read_all(self, assignment: Assignment, *rest: Any) -> list[PageRow]:
+    def work(self, assignment: Assignment) -> Receipt:
         if any(piece.first_page <= 3 <= piece.last_page for piece in assignment.slices):
             os._exit(1)
-        return super()._read_all(assignment, *rest)
+        return super().work(assignment)
 
 
 class WornWorker(InstantWorker):
     """Is to be replaced after every unit; its rows tell which process made them."""
 
-    def work(self, assignment: Assignment, attempt: int) -> Receipt:
+    def work(self, assignment: Assignment) -> Receipt:
         self._label = f"process {os.getpid()}"
-        return replace(super().work(assignment, attempt), worn=True)
+        return replace(super().work(assignment), worn=True)
+
+
+class CostlyEngine(InstantEngine):
+    """Every page is audited, and keeps half of its text; its text tells whether it was pruned."""
+
+    def result(self) -> Any:
+        from rtprune.engine.fidelity import Audit
+
+        return replace(super().result(), audit=Audit(0.5, 1), text=f"prune={self.pruning}")
 
 
 class CostlyWorker(InstantWorker):
-    """Every page is audited, and keeps half of its text; its rows tell whether they were pruned."""
+    """Has such an engine."""
 
-    def _read_all(self, assignment: Assignment, *rest: Any) -> list[PageRow]:
-        rows = super()._read_all(assignment, *rest)
-        return [replace(row, audit_distance=0.5, text=f"prune={assignment.prune}") for row in rows]
+    engine = CostlyEngine
 
-    def work(self, assignment: Assignment, attempt: int) -> Receipt:
-        self._engine.stop_pruning = lambda: None  # type: ignore[method-assign]
-        found = super().work(assignment, attempt)
-        return replace(found, tally=replace(found.tally, audited=found.tally.pages, distance=0.5 * found.tally.pages))
+
+class TalkingWorker(InstantWorker):
+    """Warns of every unit."""
+
+    def work(self, assignment: Assignment) -> Receipt:
+        import logging
+
+        logging.getLogger("rtprune.toys").warning("unit %s is being read", assignment.unit.unit_id)
+        logging.getLogger("rtprune.toys").info("nobody wants to know")
+        return super().work(assignment)

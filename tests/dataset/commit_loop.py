@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 import sys
 
-from rtprune.dataset import Output, PlanLog, commit_unit, done_units, publish_documents, sweep
-from tests.dataset.samples import CONFIG, document, rows_of
+from rtprune.dataset import Output, commit_unit, done_units, sweep
+from tests.dataset.samples import CONFIG, document, plan, planned_units, publish_documents, rows_of
 
 DOCUMENTS = [document(f"{number:03d}", number % 7 + 1) for number in range(50)]
 
@@ -22,11 +22,10 @@ def main(output_uri: str, run_id: str) -> None:
     output = Output.open(output_uri, CONFIG)
     print("ready", flush=True)
     sys.stdin.readline()
-    log = PlanLog(output)
     for documents in (DOCUMENTS[:25], DOCUMENTS[25:]):
-        log.append(documents, unit_pages=4, run_id=run_id)
+        plan(output, documents, unit_pages=4, run_id=run_id)
     done = done_units(output)
-    units = [unit for unit in log.units if unit.unit_id not in done]
+    units = [unit for unit in planned_units(output) if unit.unit_id not in done]
     random.Random(run_id).shuffle(units)
     for unit in units:
         commit_unit(output, unit, rows_of(unit, say=run_id), run_id)

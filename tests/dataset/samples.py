@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -14,8 +14,8 @@ from rtprune.dataset import (
     DocumentRow,
     Output,
     PageRow,
-    PlanLog,
     RegionRow,
+    Snapshot,
     Unit,
     current_files,
     read_documents,
@@ -32,6 +32,26 @@ def document(name: str, pages: int = 1, *, version: str = "1", content: str | No
     """A document that could be opened; the same ``content`` means the same bytes."""
     doc_id = hashlib.sha256((content or name).encode()).hexdigest()
     return DocumentRow(f"s3://in/{name}.pdf", version, 100 * pages, "ok", doc_id, "pdf", pages)
+
+
+def plan(output: Output, documents: Iterable[DocumentRow], *, unit_pages: int, run_id: str) -> list[Unit]:
+    """Plan documents; the units that were not planned before."""
+    with Snapshot(output) as snapshot:
+        before = len(snapshot.pending(()).units)
+        snapshot.append(documents, unit_pages=unit_pages, run_id=run_id)
+        return snapshot.units(snapshot.pending(()).units[before:].tolist())
+
+
+def planned_units(output: Output) -> list[Unit]:
+    """All units, in the order of the plan."""
+    with Snapshot(output) as snapshot:
+        return snapshot.units(snapshot.pending(()).units.tolist())
+
+
+def publish_documents(output: Output) -> int:
+    """Write the documents files that lack or are out of date; returns how many."""
+    with Snapshot(output) as snapshot:
+        return snapshot.publish_documents()
 
 
 def rows_of(unit: Unit, say: str = "text", status: str = "ok") -> list[PageRow]:
@@ -76,7 +96,7 @@ def check_exactly_once(output: Output, documents: Sequence[DocumentRow]) -> None
     assert Counter((row["uri"], row["version"]) for table in files for row in table.to_pylist()) == objects
 
     now = current_files(output)
-    assert set(now.by_unit) == {unit.unit_id for unit in PlanLog(output).units}
+    assert set(now.by_unit) == {unit.unit_id for unit in planned_units(output)}
     for file in now.files:
         data = get(join(output.uri, file.file))
         assert checksum_holds(data)

@@ -24,27 +24,25 @@ import pytest
 
 from rtprune.dataset import (
     Output,
-    PlanLog,
     Unit,
-    commit,
     commit_unit,
-    committed_files,
     compact,
     compact_dataset,
+    current_files,
     files,
-    publish,
     read,
     read_pages,
     statistics,
+    sweep,
 )
 from rtprune.dataset.compact import MEGABYTE, target_bytes
-from rtprune.dataset.files import CompactedFile, file_set, found_files, record_compaction
-from rtprune.dataset.output import check_run_id, compaction_of, new_compaction_id, new_run_id, unit_of
+from rtprune.dataset.files import CompactedFile, record_compaction
+from rtprune.dataset.layout import compaction_of, unit_file
 from rtprune.dataset.schema import PAGES
 from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import delete, find, get, join, open_filesystem, put
 from tests.conftest import REPOSITORY
-from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, rows_of
+from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, plan, rows_of
 
 #: A unit's file has about 40 kB: two fit, and what comes of them is small no more.
 TARGET = 90_000
@@ -52,16 +50,20 @@ CORPUS = [document(f"{number}", 3) for number in range(6)]
 
 
 def fill(output: Output, documents: Iterable[Any] = CORPUS, unit_pages: int = 3) -> None:
-    """A published dataset, read by two runs, whose rows are too random to shrink."""
-    for number, unit in enumerate(PlanLog(output).append(documents, unit_pages=unit_pages, run_id="r1")):
+    """A dataset, read by two runs, whose rows are too random to shrink."""
+    for number, unit in enumerate(plan(output, documents, unit_pages=unit_pages, run_id="r1")):
         commit_fat(output, unit, f"r{number % 2 + 1}")
-    publish(output, "r2")
 
 
 def commit_fat(output: Output, unit: Unit, run_id: str) -> None:
     letters = random.Random(unit.unit_id)
     rows = [replace(row, text="".join(letters.choices("abcdefghijklmnop", k=20_000))) for row in rows_of(unit)]
     commit_unit(output, unit, rows, run_id)
+
+
+def page_files(output: Output) -> list[str]:
+    """Paths within OUTPUT of what a plain glob sees."""
+    return [uri.removeprefix(output.uri + "/") for uri in find(join(output.uri, "pages"))]
 
 
 @pytest.fixture
@@ -84,25 +86,24 @@ def contents(output: Output) -> list[tuple[str, bytes]]:
 
 
 def test_small_files_become_few_and_their_rows_stay_as_they_were(filled: Output) -> None:
-    before, told = in_order(read_pages(filled)), statistics(filled)
+    before, counted = in_order(read_pages(filled)), statistics(filled)
     done = compact_dataset(filled, target=TARGET)
-    assert (done.files, done.replaced, done.made, done.orphans) == (6, 6, 3, 0)
+    assert (done.files, done.replaced, done.made, done.swept) == (6, 6, 3, 0)
     assert in_order(read_pages(filled)).equals(before)
     assert set(before.column("run_id").to_pylist()) == {"r1", "r2"}
-    assert statistics(filled) == told
+    assert statistics(filled) == counted
     check_exactly_once(filled, CORPUS)
-    current = {file.file: file for file in committed_files(filled).values()}
-    assert sorted(current) == found_files(filled)
-    assert all(isinstance(file, CompactedFile) and len(file.units) == 2 for file in current.values())
-    assert done.bytes_after == sum(file.bytes for file in current.values()) <= 3 * TARGET
+    current = current_files(filled).files
+    assert [file.file for file in current] == page_files(filled)
+    assert [compaction_of(file.file) for file in current] == [1, 2, 3]
+    assert all(isinstance(file, CompactedFile) and len(file.units) == 2 for file in current)
+    assert done.bytes_after == sum(file.bytes for file in current) <= 3 * TARGET
 
 
-def test_a_plain_reader_sees_the_compacted_rows_under_the_compactions_partition(filled: Output) -> None:
+def test_a_plain_reader_sees_the_compacted_rows(filled: Output) -> None:
     compact_dataset(filled, target=TARGET)
     filesystem, root = open_filesystem(filled.uri)
-    plain = pads.dataset(f"{root}/pages", filesystem=filesystem, format="parquet", partitioning="hive").to_table()
-    (partition,) = plain.column("run").unique().to_pylist()
-    assert partition > "r2"
+    plain = pads.dataset(f"{root}/pages", filesystem=filesystem, format="parquet", schema=PAGES).to_table()
     assert in_order(plain).equals(in_order(read_pages(filled)))
 
 
@@ -112,13 +113,13 @@ def test_compacting_again_writes_nothing(filled: Output) -> None:
     again = compact_dataset(filled, target=TARGET)
     assert not again.changed
     assert again.files == 3
-    assert not publish(filled, "r3").changed
+    assert sweep(filled) == 0
     assert contents(filled) == before
 
 
 def test_only_files_below_half_the_target_are_gathered_and_one_alone_stays(filled: Output) -> None:
     assert not compact_dataset(filled, target=70_000).changed
-    (lone,) = PlanLog(filled).append([document("lone", 1)], unit_pages=3, run_id="r3")
+    (lone,) = plan(filled, [document("lone", 1)], unit_pages=3, run_id="r3")
     commit_fat(filled, lone, "r3")
     assert not compact_dataset(filled, target=70_000).changed
     done = compact_dataset(filled, target=10 * TARGET)
@@ -135,15 +136,21 @@ def test_what_a_later_run_adds_joins_the_last_file_that_is_still_small(filled: O
 
 
 def test_a_compacted_file_is_written_like_all_others(output: Output) -> None:
-    units = PlanLog(output).append([document("a", 10_000), document("b", 10_000)], unit_pages=10_000, run_id="r1")
+    units = plan(output, [document("a", 10_000), document("b", 10_000)], unit_pages=10_000, run_id="r1")
     for unit in units:
         commit_unit(output, unit, rows_of(unit), "r1")
-    (old,) = found_files(output)[:1]
+    (old,) = page_files(output)[:1]
     written = pq.ParquetFile(io.BytesIO(get(join(output.uri, old))))
     compact_dataset(output)
-    (new,) = found_files(output)
+    (new,) = page_files(output)
     read = pq.ParquetFile(io.BytesIO(get(join(output.uri, new))))
-    assert read.schema_arrow.equals(written.schema_arrow, check_metadata=True)
+    one, other = (dict(file.schema_arrow.metadata) for file in (read, written))
+    assert {one.pop(b"rtprune.units"), other.pop(b"rtprune.units")} == {
+        " ".join(sorted(unit.unit_id for unit in units)).encode(),
+        min(unit.unit_id for unit in units).encode(),
+    }
+    assert one == other
+    assert read.schema_arrow.equals(written.schema_arrow)
     assert [read.metadata.row_group(number).num_rows for number in range(2)] == [16_384, 3_616]
     for column in range(read.metadata.num_columns):
         one, other = read.metadata.row_group(0).column(column), written.metadata.row_group(0).column(column)
@@ -186,8 +193,8 @@ def at_every_operation(then: Callable[[int], None]) -> Iterator[None]:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (commit, files, compact):
-            for name in ("put", "create_if_absent", "get", "get_many", "find", "delete", "delete_many"):
+        for module in (files, compact):
+            for name in ("put", "create_if_absent", "get", "get_many", "find", "listing", "delete", "delete_many"):
                 if hasattr(module, name):
                     patch.setattr(module, name, watched(getattr(module, name)))
         yield
@@ -238,17 +245,17 @@ def test_killed_at_any_operation_nothing_changes_and_the_next_one_ends_it(output
             survives(output, moments.randrange(1, 20))
             assert pages(output) == before
         if moments.random() < 0.5:
-            publish(output, "r9")
+            sweep(output)
             check_exactly_once(output, corpus)
         compact_dataset(output, target=TARGET)
         assert pages(output) == before
         check_exactly_once(output, corpus)
-        assert len(found_files(output)) == 2
-        assert not publish(output, "r9").changed
+        assert len(page_files(output)) == 2
+        assert sweep(output) == 0
     assert kill > 12
 
 
-def test_a_publish_after_a_kill_before_the_record_removes_the_new_file(filled: Output) -> None:
+def test_a_sweep_after_a_kill_before_the_record_removes_the_new_file(filled: Output) -> None:
     def killed(*given: object) -> bool:
         raise Killed
 
@@ -257,7 +264,7 @@ def test_a_publish_after_a_kill_before_the_record_removes_the_new_file(filled: O
         with pytest.raises(Killed):
             compact_dataset(filled, target=TARGET)
     assert Counter(glob_pages(filled)).most_common(1)[0][1] == 2
-    assert publish(filled, "r3").orphans == 1
+    assert sweep(filled) == 1
     check_exactly_once(filled, CORPUS)
     assert compact_dataset(filled, target=TARGET).made == 3
     check_exactly_once(filled, CORPUS)
@@ -276,16 +283,16 @@ def before_records(patch: pytest.MonkeyPatch, then: Callable[[], object], times:
     patch.setattr(compact, "record_compaction", recorded)
 
 
-def test_a_publish_between_put_and_record_costs_a_compaction_another_put_only(
+def test_a_sweep_between_put_and_record_costs_a_compaction_another_put_only(
     filled: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = pages(filled)
-    before_records(monkeypatch, lambda: publish(filled, "r3"), times=3)
+    before_records(monkeypatch, lambda: sweep(filled), times=3)
     assert compact_dataset(filled, target=TARGET).made == 3
     assert pages(filled) == before
     check_exactly_once(filled, CORPUS)
-    assert len(file_set(filled).records) == 6
-    assert len(found_files(filled)) == 3
+    assert len(current_files(filled).records) == 6
+    assert len(page_files(filled)) == 3
 
 
 def test_a_compaction_whose_files_another_one_replaced_drops_its_own(
@@ -297,7 +304,7 @@ def test_a_compaction_whose_files_another_one_replaced_drops_its_own(
     assert done.made == 0
     assert pages(filled) == before
     check_exactly_once(filled, CORPUS)
-    assert len(found_files(filled)) == 1
+    assert len(page_files(filled)) == 1
 
 
 def test_a_record_whose_answer_was_lost_counts(filled: Output, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +324,7 @@ def test_compactions_that_race_end_with_every_page_once(filled: Output) -> None:
     def race(racer: int) -> None:
         start.wait()
         if racer == 3:
-            publish(filled, "r3")
+            sweep(filled)
         else:
             compact_dataset(filled, target=TARGET)
 
@@ -330,13 +337,13 @@ def test_compactions_that_race_end_with_every_page_once(filled: Output) -> None:
 
 def test_units_committed_meanwhile_stay_and_are_gathered_later(output: Output) -> None:
     documents = [document(f"{number:02d}", 3) for number in range(16)]
-    units = PlanLog(output).append(documents, unit_pages=3, run_id="r1")
+    units = plan(output, documents, unit_pages=3, run_id="r1")
     over = threading.Event()
 
     def work() -> None:
         for unit in units:
             commit_fat(output, unit, "r1")
-            commit_fat(output, unit, "r2")  # a second worker that comes too late
+            commit_fat(output, unit, "r2")  # a second worker that comes too late, perhaps after a compaction
         over.set()
 
     with ThreadPoolExecutor(1) as pool:
@@ -347,22 +354,21 @@ def test_units_committed_meanwhile_stay_and_are_gathered_later(output: Output) -
             assert len(seen) == len(set(seen))
         working.result()
     compact_dataset(output, target=TARGET)
-    publish(output, "r1")
     check_exactly_once(output, documents)
-    assert len(found_files(output)) == 8
+    assert len(page_files(output)) == 8
 
 
 def test_a_file_list_made_while_units_are_committed_and_compacted_is_never_called_damaged(output: Output) -> None:
-    units = PlanLog(output).append([document(f"{n}", 3) for n in range(8)], unit_pages=3, run_id="r1")
+    units = plan(output, [document(f"{n}", 3) for n in range(8)], unit_pages=3, run_id="r1")
     commit_fat(output, units[0], "r1")
 
     def go_on(number: int) -> None:
         commit_fat(output, units[number % len(units)], "r1")
         compact_dataset(output, target=10 * TARGET)
-        publish(output, "r1")
+        sweep(output)
 
     with at_every_operation(go_on):
-        assert file_set(output).by_unit
+        assert current_files(output).by_unit
 
 
 @pytest.mark.parametrize("reading", [pages, statistics])
@@ -407,24 +413,25 @@ def test_a_reader_whose_files_are_replaced_while_it_reads_counts_nothing_twice(
 
 def test_a_reader_that_is_never_fast_enough_says_so(filled: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(range(1000))
-    monkeypatch.setattr(read, "_files", lambda output: [f"pages/run=r1/{next(names)}.parquet"])
+    monkeypatch.setattr(read, "_files", lambda output: [f"pages/00/{next(names)}.parquet"])
     with pytest.raises(StoreError, match="faster than they could be read"):
         read_pages(filled)
 
 
 def test_damaged_input_is_named_and_nothing_replaced(filled: Output) -> None:
-    bad = found_files(filled)[0]
+    bad = page_files(filled)[0]
     data = bytearray(get(join(filled.uri, bad)))
     data[len(data) // 2] ^= 1
     put(join(filled.uri, bad), bytes(data))
     before = contents(filled)
-    with pytest.raises(RTPruneError, match=rf"{bad} is damaged: its SHA-256"):
+    with pytest.raises(RTPruneError, match=rf"{bad} is damaged: its checksum"):
         compact_dataset(filled, target=10 * TARGET)
     assert contents(filled) == before
 
 
 def test_missing_input_is_named_and_nothing_replaced(filled: Output) -> None:
-    bad = found_files(filled)[0]
+    compact_dataset(filled, target=TARGET)
+    bad = page_files(filled)[0]
     delete(join(filled.uri, bad))
     before = contents(filled)
     with pytest.raises(RTPruneError, match=rf"lacks a file.*{bad}"):
@@ -437,8 +444,8 @@ def test_files_whose_records_are_lost_are_not_deleted(filled: Output) -> None:
     kept = {uri: get(uri) for uri in files.record_uris(filled)}
     for uri in kept:
         delete(uri)
-    assert publish(filled, "r3").orphans == 0
-    with pytest.raises(RTPruneError, match="lacks a file"):
+    assert sweep(filled) == 0
+    with pytest.raises(RTPruneError, match=r"no record .* names .*restore .*/000001\.json"):
         compact_dataset(filled, target=TARGET)
     for uri, data in kept.items():
         assert uri not in files.record_uris(filled)
@@ -452,11 +459,9 @@ def change(content: dict[str, Any], case: str) -> None:
         case "leads outside":
             file["file"] = "pages/../../secret.parquet"
         case "is another number's":
-            file["file"] = file["file"].replace("c-000001-", "c-000002-")
+            file["file"] = file["file"].replace("000001-", "000002-")
         case "is a unit's":
-            file["file"] = f"pages/run=r1/u-{file['units'][0]}-{'0' * 16}.parquet"
-        case "holds what is not committed":
-            file["units"][0] = "0" * 24
+            file["file"] = unit_file(file["units"][0])
         case "holds nothing":
             file["units"] = []
         case "holds no units":
@@ -470,8 +475,8 @@ def change(content: dict[str, Any], case: str) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        *("leads outside", "is another number's", "is a unit's", "holds what is not committed"),
-        *("holds nothing", "holds no units", "lacks a field", "has words for numbers"),
+        *("leads outside", "is another number's", "is a unit's", "holds nothing"),
+        *("holds no units", "lacks a field", "has words for numbers"),
     ],
 )
 def test_a_record_that_cannot_be_true_is_named(filled: Output, case: str) -> None:
@@ -486,9 +491,9 @@ def test_a_record_that_cannot_be_true_is_named(filled: Output, case: str) -> Non
 
 def test_a_record_that_takes_half_a_file_is_named(filled: Output) -> None:
     compact_dataset(filled, target=TARGET)
-    first = file_set(filled).records[0]
+    first = current_files(filled).records[0]
     assert first is not None
-    half = replace(first, file=first.file.replace("c-000001-", "c-000004-"), units=first.units[:1])
+    half = replace(first, file=first.file.replace("000001-", "000004-"), units=first.units[:1])
     record_compaction(filled, 4, half)
     with pytest.raises(RTPruneError, match=r"000004\.json is damaged"):
         read_pages(filled)
@@ -499,20 +504,6 @@ def test_a_record_that_is_missing_is_named(filled: Output) -> None:
     delete(filled.compaction_uri(2))
     with pytest.raises(RTPruneError, match=r"000002\.json is missing"):
         read_pages(filled)
-
-
-def test_compactions_sort_after_the_runs_they_take_files_from() -> None:
-    """A reader that lists keys in their order while files are replaced must not miss the new one."""
-    first, run_id = new_compaction_id(), new_run_id()
-    check_run_id(first)
-    assert run_id < first
-
-
-def test_compacted_files_belong_to_numbers_and_to_no_unit(filled: Output) -> None:
-    compact_dataset(filled, target=TARGET)
-    assert [compaction_of(file) for file in found_files(filled)] == [1, 2, 3]
-    assert {unit_of(file) for file in found_files(filled)} == {None}
-    assert compaction_of("pages/run=../c-000001-0123456789abcdef.parquet") is None
 
 
 @pytest.mark.parametrize("output_uri", ["local", pytest.param("store", marks=pytest.mark.slow)], indirect=True)

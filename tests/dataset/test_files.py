@@ -20,14 +20,12 @@ import pytest
 from rtprune.dataset import (
     CompactedFile,
     Output,
-    PlanLog,
     Unit,
     commit_unit,
     compact_dataset,
     current_files,
     done_units,
     is_done,
-    publish_documents,
     read_pages,
     sweep,
 )
@@ -35,14 +33,23 @@ from rtprune.errors import RTPruneError, StoreError
 from rtprune.store import find, join, put
 from tests.conftest import REPOSITORY
 from tests.dataset.commit_loop import DOCUMENTS
-from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, rows_of
+from tests.dataset.samples import (
+    CONFIG,
+    check_exactly_once,
+    document,
+    glob_pages,
+    plan,
+    planned_units,
+    publish_documents,
+    rows_of,
+)
 
 CORPUS = [document("a", 5), document("b", 3), document("c", 9)]
 
 
 @pytest.fixture
 def units(output: Output) -> tuple[Unit, ...]:
-    return PlanLog(output).append(CORPUS, unit_pages=4, run_id="r1")
+    return plan(output, CORPUS, unit_pages=4, run_id="r1")
 
 
 def data_files(output: Output) -> list[str]:
@@ -185,10 +192,9 @@ def test_a_finished_corpus_run_again_does_no_work_and_writes_nothing(output_uri:
 
     def run(run_id: str) -> int:
         output = Output.open(output_uri, CONFIG)
-        log = PlanLog(output)
-        log.append([row for row in CORPUS if not log.covers(row.uri, row.version)], unit_pages=4, run_id=run_id)
+        plan(output, CORPUS, unit_pages=4, run_id=run_id)
         done = done_units(output)
-        missing = [unit for unit in log.units if unit.unit_id not in done]
+        missing = [unit for unit in planned_units(output) if unit.unit_id not in done]
         for unit in missing:
             commit_unit(output, unit, rows_of(unit), run_id)
         assert publish_documents(output) == sweep(output) == 0

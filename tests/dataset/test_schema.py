@@ -1,4 +1,4 @@
-"""The columns that readers rely on, and files that every reader understands."""
+"""The columns that readers rely on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rtprune.dataset.parquet import parquet_bytes
 from rtprune.dataset.schema import (
     DOCUMENTS,
     PAGES,
@@ -19,9 +20,9 @@ from rtprune.dataset.schema import (
     PageRow,
     RegionRow,
     RunRow,
+    columns,
     document_table,
     page_table,
-    parquet_bytes,
 )
 
 FULL = PageRow(
@@ -74,7 +75,7 @@ def test_columns_are_those_that_readers_were_promised() -> None:
     assert " ".join(DOCUMENTS.names) == (
         "uri doc_id version size kind pages status reason message discovered_at run_id config_hash schema_version"
     )
-    assert {"run_id", "started_at", "ended_at", "status", "source", "settings"} <= set(RUNS.names)
+    assert {"run_id", "started_at", "last_seen_at", "ended_at", "status", "source", "settings"} <= set(RUNS.names)
 
 
 @pytest.mark.parametrize(("schema", "row"), [(PAGES, PageRow), (DOCUMENTS, DocumentRow), (RUNS, RunRow)])
@@ -114,22 +115,22 @@ def test_the_schema_version_is_in_the_metadata_and_in_every_row() -> None:
     assert file.read(["schema_version"]).column(0).to_pylist() == [SCHEMA_VERSION] * 2
 
 
-def test_files_are_compressed_indexed_and_keep_page_text_out_of_the_footer() -> None:
-    group = written(FULL, FAILED).metadata.row_group(0)
-    columns = {group.column(number).path_in_schema: group.column(number) for number in range(group.num_columns)}
-    assert {column.compression for column in columns.values()} == {"ZSTD"}
-    assert columns["doc_id"].has_column_index
-    assert columns["doc_id"].is_stats_set
-    assert not columns["text"].is_stats_set
-    assert not columns["regions.list.element.text"].is_stats_set
-    assert "PLAIN_DICTIONARY" in columns["status"].encodings or "RLE_DICTIONARY" in columns["status"].encodings
-    assert not any("DICTIONARY" in encoding for encoding in columns["text"].encodings)
+@pytest.mark.parametrize("schema", [PAGES, DOCUMENTS, RUNS])
+def test_every_column_has_a_meaning_that_says_more_than_its_name(schema: pa.Schema) -> None:
+    documented = columns(schema)
+    assert [column.name for column in documented if "." not in column.name] == schema.names
+    assert all(column.meaning.endswith(".") for column in documented)
+    assert all(column.nullable == schema.field(column.name).nullable for column in documented if "." not in column.name)
+    times = [column for column in documented if column.name.endswith("_ms")]
+    assert all("milliseconds" in column.meaning for column in times)
 
 
-def test_row_groups_stay_small_enough_to_be_read_one_by_one() -> None:
-    rows = [PageRow("d", "u", page, "ok", "mini") for page in range(1, 20_001)]
-    metadata = written(*rows).metadata
-    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [16_384, 3_616]
+def test_the_fields_of_a_region_are_documented_after_it() -> None:
+    documented = {column.name: column for column in columns(PAGES)}
+    assert (documented["regions"].type, documented["regions.x1"].type) == ("list of struct", "int16")
+    assert "0 to 999" in documented["regions.x1"].meaning
+    names = list(documented)
+    assert names[names.index("regions") + 1] == "regions.label"
 
 
 def test_a_row_without_its_key_is_refused() -> None:

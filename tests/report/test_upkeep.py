@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from rtprune.cli import main
-from rtprune.dataset import Output, PlanLog, Verdict, commit_unit, publish
+from rtprune.dataset import Output, Verdict, commit_unit, compact_dataset
 from rtprune.dataset.findings import Finding, Findings
 from rtprune.report.upkeep import verdict_summary
 from rtprune.report.wording import size
-from rtprune.store import delete, join
-from tests.dataset.samples import CONFIG, document, rows_of
+from rtprune.store import delete, find, join
+from tests.dataset.samples import CONFIG, document, plan, planned_units, rows_of
 
 NOTHING = Findings((), {})
 SOUND = Verdict(False, 3, 5, 1_200, 1_200, 0, 0, NOTHING, NOTHING)
@@ -21,11 +21,10 @@ SOUND = Verdict(False, 3, 5, 1_200, 1_200, 0, 0, NOTHING, NOTHING)
 
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
-    """Three units, read and published."""
+    """Three units, read."""
     output = Output.open(str(tmp_path / "out"), CONFIG)
-    for unit in PlanLog(output).append([document("a", 6)], unit_pages=2, run_id="r1"):
+    for unit in plan(output, [document("a", 6)], unit_pages=2, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
-    publish(output, "r1")
     return output
 
 
@@ -43,10 +42,9 @@ def test_compaction_tells_files_before_and_after_and_then_that_nothing_is_left_t
 
 
 def test_compaction_says_what_it_cleared_away(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
-    unit = PlanLog(output).units[0]
-    folder = Path(output.uri, "pages", "run=r9")
-    folder.mkdir()
-    (folder / f"u-{unit.unit_id}-0123456789abcdef.parquet").write_bytes(b"x")
+    compact_dataset(output)
+    unit = planned_units(output)[0]
+    commit_unit(output, unit, rows_of(unit), "late")
     assert main(["compact", output.uri]) == 0
     assert "deleted           1 file that" in capsys.readouterr().out
 
@@ -55,30 +53,31 @@ def test_verification_of_a_sound_dataset_ends_with_0_unless_completeness_is_aske
     output: Output, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", output.uri, "--complete"]) == 0
-    assert capsys.readouterr().out.endswith("every planned page is in exactly one committed row\n")
-    PlanLog(output).append([document("b", 3)], unit_pages=2, run_id="r2")
+    assert capsys.readouterr().out.endswith("every planned page is in exactly one row\n")
+    plan(output, [document("b", 3)], unit_pages=2, run_id="r2")
     assert main(["verify", output.uri, "--quick"]) == 0
     printed = capsys.readouterr().out
     assert "not read yet      3 pages in 2 units" in printed
-    assert printed.endswith("every page read so far is in exactly one committed row\n")
+    assert printed.endswith("every page read so far is in exactly one row\n")
     assert main(["verify", output.uri, "--complete"]) == 1
 
 
 def test_verification_that_finds_something_ends_with_1_and_names_it(
     output: Output, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    marker = output.marker_uri(PlanLog(output).units[0].unit_id)
-    delete(marker)
+    compact_dataset(output)
+    (file,) = find(join(output.uri, "pages"))
+    delete(file)
     assert main(["verify", output.uri]) == 1
     printed = capsys.readouterr().out
-    assert "off               missing-marker: 1" in printed
-    assert f"  {marker}: " in printed
-    assert printed.endswith("1 finding: this dataset does not keep its promise\n")
+    assert "error             missing-file: 1" in printed
+    assert f"  {file}: " in printed
+    assert printed.endswith("1 error: this dataset does not keep its promise\n")
     assert main(["verify", output.uri, "--json"]) == 1
     values = json.loads(capsys.readouterr().out)
     assert (values["sound"], values["dataset"]) == (False, output.uri)
-    assert values["off"]["totals"] == {"missing-marker": 1}
-    assert values["off"]["kept"][0]["where"] == marker
+    assert values["errors"]["totals"] == {"missing-file": 1}
+    assert values["errors"]["kept"][0]["where"] == file
 
 
 def test_what_is_harmless_is_told_apart_and_what_is_too_much_counted() -> None:
@@ -86,9 +85,9 @@ def test_what_is_harmless_is_told_apart_and_what_is_too_much_counted() -> None:
     verdict = Verdict(True, 3, 5, 1_200, 1_200, 0, 0, NOTHING, Findings((leftover,), {"leftover": 38}))
     lines = verdict_summary("out", verdict).splitlines()
     assert lines[1] == "files             3, checked by their size, rows and columns"
-    assert lines[2] == "pages             1,200 planned, 1,200 of them in one committed row"
+    assert lines[2] == "pages             1,200 planned, 1,200 of them in one row"
     assert lines[3:6] == ["harmless          leftover: 38", "  out/x.parquet: nobody's", "  ... and 37 more"]
-    assert lines[6] == "every planned page is in exactly one committed row"
+    assert lines[6] == "every planned page is in exactly one row"
     assert "checked by their bytes" in verdict_summary("out", SOUND)
 
 
