@@ -73,12 +73,12 @@ class _Looking:
                         self._queue.raised(task, error, alone=alone)
                     case Lost(_, tasks, reason):
                         self._queue.lost(tasks, reason)
-            while self._queue.ended:
-                self._rows.extend(_rows_of(self._queue.ended.popleft()))
+            self._take_ended()
             if len(self._rows) >= PLAN_OBJECTS or time.monotonic() - self._planned_at > PLAN_EVERY_S:
                 self._plan()
             done, failed = self._documents + len(self._rows), self._failed + _failures(self._rows)
             self._on_progress(Progress("inspect", done, self._snapshot.new_count, failed))
+        self._take_ended()
         self._plan()
         return Planned(self._documents, self._failed, stopped and self._left > 0)
 
@@ -96,6 +96,10 @@ class _Looking:
         while (worker := pool.with_room(waiting)) and (task := self._queue.take(idle=not worker.tasks)):
             batch = task.unit if task.part is None else task.unit[task.part : task.part + 1]
             pool.send(worker, task, batch, task.charged + 1, alone=task.alone)
+
+    def _take_ended(self) -> None:
+        while self._queue.ended:
+            self._rows.extend(_rows_of(self._queue.ended.popleft()))
 
     def _plan(self) -> None:
         self._planned_at = time.monotonic()

@@ -178,12 +178,10 @@ class UnitReader:
             self._dispatch(workers)
             for event in workers.events(TICK_S):
                 self._take(event, workers)
-            while self._queue.divided:
-                _warn_of_division(*self._queue.divided.popleft())
-            while self._queue.ended:
-                self._settle(self._queue.ended.popleft())
+            self._settle_ended()
             workers.ask_pulses()
             self._account.report()
+        self._settle_ended()  # what was given up because nothing else is left
         if self._postponed is not None:
             raise self._postponed
         return self._account.close()
@@ -220,6 +218,12 @@ class UnitReader:
                 _log(worker, pulse.logs)
                 for key, tally in pulse.tallies:
                     self._account.progress(key, tally)
+
+    def _settle_ended(self) -> None:
+        while self._queue.divided:
+            _warn_of_division(*self._queue.divided.popleft())
+        while self._queue.ended:
+            self._settle(self._queue.ended.popleft())
 
     def _settle(self, ended: Ended[Unit, Receipt]) -> None:
         """A unit has left the queue."""

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pymupdf
-
+from rtprune.documents.mupdf import pymupdf
 from rtprune.documents.raster import Raster
 from rtprune.errors import DocumentError, Reason
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rtprune.dataset import Output, committed_units, verify_dataset
+from rtprune.dataset import Output, done_units, verify_dataset
 from tests.processes import wait_until
 from tests.sources import assert_complete, quick_flags, write_corpus
 
@@ -107,7 +107,7 @@ def test_stopped_job_finishes_the_units_at_work_and_says_how_to_go_on(
     patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}})
     options = ["--no-wait", "--submission-id", "a-job", "--runtime-env-json", patience]
     submit(dashboard, environment, *run, options=options)
-    wait_until(lambda: len(list(out.glob("_rtprune/markers/*"))) >= 3, "the first units")
+    wait_until(lambda: len(list(out.glob("pages/*/*.parquet"))) >= 3, "the first units")
     client = [str(BINARIES / "ray"), "job"]
     for command in ("stop", "logs"):
         asked = [*client, command, "--address", dashboard, "a-job"]
@@ -116,7 +116,7 @@ def test_stopped_job_finishes_the_units_at_work_and_says_how_to_go_on(
     assert "units at work are finished first" in said.stdout
     assert "the same command goes on from here" in said.stdout
     dataset = Output.existing(str(out))
-    units = len(committed_units(dataset))
+    units = len(done_units(dataset))
     assert 3 <= units < 600
     assert verify_dataset(dataset).sound
     (row,) = pq.read_table(out / "runs").to_pylist()

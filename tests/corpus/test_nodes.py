@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rtprune.dataset import Output, committed_units
+from rtprune.dataset import Output, done_units
 from rtprune.errors import UsageError
 from tests.processes import started, wait_until
 from tests.sources import assert_complete, quick_flags, write_corpus
@@ -33,7 +33,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def committed(output: Path) -> set[str]:
     try:
-        return committed_units(Output.existing(str(output)))
+        return done_units(Output.existing(str(output)))
     except UsageError:
         return set()
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from rtprune.corpus import pool, reading, steps, worklist
+from rtprune.corpus import look_into, read_units, run
 from rtprune.corpus.run import run_corpus
-from rtprune.corpus.values import Progress, RunSummary
+from rtprune.corpus.values import Discovered, Done, Progress, Run, RunSummary
 from rtprune.corpus.worker import Worker
-from rtprune.dataset import Claims, Output, pending_units, read_documents, read_pages
+from rtprune.dataset import Output, Snapshot, done_units, read_documents, read_pages
 from rtprune.errors import ModelError, RTPruneError, StoreError, UsageError
 from rtprune.settings import RunSettings
-from rtprune.store import find, put
 from tests.corpus.toys import (
     AwayWorker,
     CostlyWorker,
@@ -30,6 +27,8 @@ from tests.corpus.toys import (
     LosingWorker,
     PoisonedWorker,
     RaisingWorker,
+    SlowWorker,
+    TalkingWorker,
     WornWorker,
 )
 from tests.processes import descendants
@@ -62,7 +61,7 @@ def test_bad_files_have_a_row_good_pages_are_read_and_a_second_run_does_nothing(
     assert heard[-1] == Progress("read", 12, 12, 0, summary.tally.tokens_before, summary.tally.tokens_after)
 
     before = state(tmp_path / "out")
-    monkeypatch.setattr(steps, "ray_session", None)  # a second run must not even ask for Ray
+    monkeypatch.setattr(run, "ray_session", None)  # a second run must not even ask for Ray
     again = run_corpus(str(source), str(tmp_path / "out"), settings)
     assert again.status == "nothing to do"
     assert state(tmp_path / "out") == before
@@ -71,7 +70,7 @@ def test_bad_files_have_a_row_good_pages_are_read_and_a_second_run_does_nothing(
 def test_new_and_changed_objects_are_added_to_what_is_there(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
+    monkeypatch.setattr(run, "Worker", InstantWorker)
     source = write_corpus(tmp_path / "source", documents=2, pages=1)
     settings = quick_settings(random_checkpoint)
     run_corpus(str(source), str(tmp_path / "out"), settings)
@@ -88,13 +87,13 @@ def test_a_locked_document_is_read_by_the_run_that_brings_its_password(
 ) -> None:
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
     write_pdf(source / "locked.pdf", 2, password="sesame")
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
+    monkeypatch.setattr(run, "Worker", InstantWorker)
     settings = quick_settings(random_checkpoint)
     output = str(tmp_path / "out")
     assert run_corpus(str(source), output, settings).documents_failed == 1
     assert run_corpus(str(source), output, settings).status == "nothing to do"
 
-    monkeypatch.setattr(reading, "Worker", Worker)
+    monkeypatch.setattr(run, "Worker", Worker)
     opened = run_corpus(str(source), output, settings.model_copy(update={"password": "sesame"}))
     assert (opened.documents, opened.documents_failed, opened.tally.pages, opened.tally.failed) == (1, 0, 2, 0)
     assert read_documents(Output.existing(output)).column("status").to_pylist() == ["ok", "ok"]
@@ -138,7 +137,7 @@ def test_killed_worker_is_replaced_and_every_page_is_there_once(tmp_path: Path, 
         (DyingWorker, "worker-died", 2),
         (LosingWorker, "worker-died", 2),
         (HangingWorker, "timeout", 2),
-        (RaisingWorker, "RuntimeError", 1),
+        (RaisingWorker, "unexpected", 1),
     ],
 )
 def test_page_that_cannot_be_read_is_recorded_as_failed(
@@ -149,7 +148,7 @@ def test_page_that_cannot_be_read_is_recorded_as_failed(
     random_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", reader)
+    monkeypatch.setattr(run, "Worker", reader)
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
     timeout = 1.0 if reader is HangingWorker else 60.0
     settings = quick_settings(random_checkpoint, unit_pages=3, unit_timeout_s=timeout)
@@ -164,7 +163,7 @@ def test_page_that_cannot_be_read_is_recorded_as_failed(
 def test_only_the_guilty_pages_of_a_unit_are_lost(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", PoisonedWorker)
+    monkeypatch.setattr(run, "Worker", PoisonedWorker)
     source = write_corpus(tmp_path / "source", documents=1, pages=4)
     write_corpus(tmp_path / "source" / "good", documents=1, pages=2)
     summary = run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=4))
@@ -177,19 +176,19 @@ def test_only_the_guilty_pages_of_a_unit_are_lost(
 
 
 def test_a_worn_worker_is_replaced(tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "Worker", WornWorker)
-    source = write_corpus(tmp_path / "source", documents=5, pages=1)
+    monkeypatch.setattr(run, "Worker", WornWorker)
+    source = write_corpus(tmp_path / "source", documents=12, pages=1)
     settings = quick_settings(random_checkpoint, unit_pages=1, workers=1)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
     processes = set(read_pages(Output.existing(summary.output)).column("model").to_pylist())
-    assert len(processes) == 3, "a second unit is with the worker when the first tells that it is worn"
-    assert assert_complete(summary.output) == {"ok": 5}
+    assert len(processes) >= 12 / run.units_in_flight(settings), "other units are with the worker when the first ends"
+    assert assert_complete(summary.output) == {"ok": 12}
 
 
 def test_pruning_that_costs_too_much_ends_for_the_whole_run(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", CostlyWorker)
+    monkeypatch.setattr(run, "Worker", CostlyWorker)
     source = write_corpus(tmp_path / "source", documents=12, pages=2)
     settings = quick_settings(random_checkpoint, audit_floor=0.9)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
@@ -202,43 +201,48 @@ def test_pruning_that_costs_too_much_ends_for_the_whole_run(
 def test_runs_at_the_same_time_share_the_work(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
-    monkeypatch.setattr(worklist, "OTHERS_EVERY_S", 0.2)
-    monkeypatch.setattr(pool, "IDLE_S", 1.0)
-    source = write_corpus(tmp_path / "source", documents=12, pages=2)
-    settings = quick_settings(random_checkpoint, workers=1)
+    """Twice is done what both begin before either commits it: at most what a worker holds, wherever they meet."""
+    monkeypatch.setattr(run, "Worker", SlowWorker)
+    source = write_corpus(tmp_path / "source", documents=40, pages=1)
+    settings = quick_settings(random_checkpoint, workers=1, unit_pages=1)
 
-    def run(_: int) -> RunSummary:
+    def go(_: int) -> RunSummary:
         return run_corpus(str(source), str(tmp_path / "out"), settings)
 
     with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(run, range(2))
-    assert assert_complete(str(tmp_path / "out")) == {"ok": 24}
-    assert (first.tally.pages + second.tally.pages, first.units + second.units) == (24, 12), "nothing was read twice"
-    assert first.documents + second.documents == 12, "nothing was looked into twice"
+        first, second = threads.map(go, range(2))
+    assert assert_complete(str(tmp_path / "out")) == {"ok": 40}
+    assert first.units + second.units == 40, "each unit was committed by one of them"
     assert (first.units_left, second.units_left) == (0, 0)
-    assert not find(str(tmp_path / "out" / "_rtprune" / "claims"))
-    assert not find(str(tmp_path / "out" / "_rtprune" / "alive"))
 
 
-def test_units_of_a_run_that_dies_are_taken_over_in_the_same_run(
+def test_a_unit_that_another_run_commits_meanwhile_counts_for_the_other(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
-    monkeypatch.setattr(worklist, "OTHERS_EVERY_S", 0.2)
-    monkeypatch.setattr(reading, "Claims", partial(Claims, lease_s=2.0))
-    source, out = write_corpus(tmp_path / "source", documents=3, pages=2), str(tmp_path / "out")
-    settings = quick_settings(random_checkpoint)
-    run = steps.prepare(str(source), out, settings)
-    found = steps.discover(run)
-    steps.plan(run, found)
-    unit = next(pending_units(found.output, ()))
-    elsewhere = json.dumps({"beat": 0, "process": ["another boot", "pid:[1]", "7", "7"]}).encode()
-    put(f"{out}/_rtprune/alive/r0.json", elsewhere)
-    assert Claims(found.output, "r0").take(unit.unit_id)
-    summary = run_corpus(str(source), out, settings)
-    assert (summary.status, summary.units, summary.units_left) == ("finished", 3, 0)
-    assert assert_complete(out) == {"ok": 6}
+    monkeypatch.setattr(run, "Worker", InstantWorker)
+    monkeypatch.setattr(read_units, "LOOK_AGAIN_S", 0.0)
+    source, out = write_corpus(tmp_path / "source", documents=12, pages=2), str(tmp_path / "out")
+    settings = quick_settings(random_checkpoint, workers=1)
+    mine = run.prepare(str(source), out, settings)
+    discovered = run.discover(mine)
+    with discovered.snapshot:
+        run.plan(mine, discovered)
+        other = run_corpus(str(source), out, settings)
+        heard: list[Progress] = []
+        done = read_behind(mine, discovered, heard)
+    assert (other.units, done.units, done.left, done.elsewhere) == (12, 0, 0, 12)
+    assert heard[-1].done == heard[-1].total == 0
+    assert assert_complete(out) == {"ok": 24}
+
+
+def read_behind(mine: Run, discovered: Discovered, heard: list[Progress]) -> Done:
+    """Read as a run does that looked into the dataset before the other began."""
+    before = discovered.snapshot.pending(())
+    with pytest.MonkeyPatch.context() as patch:
+        first = iter([set()])
+        patch.setattr(run, "done_units", lambda output: next(first, done_units(output)))
+        assert len(before.units) == 12
+        return run.read(mine, discovered, heard.append)
 
 
 def test_a_corpus_can_be_looked_over_without_a_model(tmp_path: Path) -> None:
@@ -254,16 +258,16 @@ def test_a_corpus_can_be_looked_over_without_a_model(tmp_path: Path) -> None:
 def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", RaisingWorker)
+    monkeypatch.setattr(run, "Worker", RaisingWorker)
     source = write_corpus(tmp_path / "source", documents=8, pages=1)
     with pytest.raises(RTPruneError, match="3 units in a row"):
         run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
-    (run,) = pq.read_table(tmp_path / "out" / "runs").to_pylist()
-    assert run["status"] == "failed"
-    assert "a bug" in run["message"]
+    (row,) = pq.read_table(tmp_path / "out" / "runs").to_pylist()
+    assert row["status"] == "failed"
+    assert "a bug" in row["message"]
     assert not (tmp_path / "out" / "pages").exists()
 
-    monkeypatch.setattr(reading, "Worker", InstantWorker)  # mended
+    monkeypatch.setattr(run, "Worker", InstantWorker)  # mended
     run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, unit_pages=1))
     assert assert_complete(str(tmp_path / "out")) == {"ok": 8}
 
@@ -271,13 +275,13 @@ def test_when_unit_after_unit_fails_the_run_ends_instead_of_writing_failures(
 def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_read(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", AwayWorker)
+    monkeypatch.setattr(run, "Worker", AwayWorker)
     source = write_corpus(tmp_path / "source", documents=4, pages=1)
     settings = quick_settings(random_checkpoint, unit_pages=1)
     with pytest.raises(StoreError, match="did not answer"):
         run_corpus(str(source), str(tmp_path / "out"), settings)
     assert read_pages(Output.existing(str(tmp_path / "out"))).num_rows == 3
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
+    monkeypatch.setattr(run, "Worker", InstantWorker)
     assert run_corpus(str(source), str(tmp_path / "out"), settings).tally.pages == 1
     assert assert_complete(str(tmp_path / "out")) == {"ok": 4}
 
@@ -285,7 +289,7 @@ def test_what_the_store_did_not_give_is_left_for_the_next_run_and_all_else_is_re
 def test_a_dataset_inside_its_source_is_not_read(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
+    monkeypatch.setattr(run, "Worker", InstantWorker)
     source = write_corpus(tmp_path / "source", documents=2, pages=1)
     settings = quick_settings(random_checkpoint)
     assert run_corpus(str(source), str(source / "text"), settings).objects == 2
@@ -295,7 +299,7 @@ def test_a_dataset_inside_its_source_is_not_read(
 def test_stopped_run_keeps_what_is_committed_and_the_next_one_does_the_rest(
     tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Worker", InstantWorker)
+    monkeypatch.setattr(run, "Worker", InstantWorker)
     source = write_corpus(tmp_path / "source", documents=6, pages=2)
     settings = quick_settings(random_checkpoint, workers=1)
     done = 0
@@ -324,7 +328,7 @@ def test_wrong_model_mode_or_task_is_told_before_anything_is_written_or_started(
     random_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(steps, "ray_session", None)
+    monkeypatch.setattr(run, "ray_session", None)
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
     with pytest.raises(error):
         run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, **changed))
@@ -341,7 +345,7 @@ def test_model_that_cannot_be_loaded_ends_the_run_with_one_error(tmp_path: Path,
 
 def test_another_mode_is_another_configuration(tmp_path: Path, random_checkpoint: Path) -> None:
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
-    steps.discover(steps.prepare(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint)))
+    run.discover(run.prepare(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint)))
     with pytest.raises(UsageError, match="mode is 'tiny' there and 'small' here"):
         run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, mode="small"))
 
@@ -359,3 +363,34 @@ def test_every_troublesome_file_gives_rows(
     assert sorted(Path(row["uri"]).name for row in documents) == sorted(path.name for path in folder.iterdir())
     assert all(row["reason"] and row["message"] for row in documents if row["status"] == "failed")
     assert sum(assert_complete(output).values()) > 0
+
+
+def test_what_a_worker_warns_of_is_logged_once_with_its_name(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "Worker", TalkingWorker)
+    source = write_corpus(tmp_path / "source", documents=3, pages=2)
+    summary = run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint, workers=1))
+    with Snapshot(Output.existing(summary.output)) as snapshot:
+        units = snapshot.units(snapshot.pending(()).units.tolist())
+    warned = [record for record in caplog.records if record.name == "rtprune.toys"]
+    assert sorted(record.getMessage() for record in warned) == sorted(
+        f"worker 1: unit {unit.unit_id} is being read" for unit in units
+    )
+
+
+def test_plans_are_written_while_documents_are_looked_into(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "Worker", InstantWorker)
+    monkeypatch.setattr(look_into, "PLAN_EVERY_S", 0.0)
+    source = write_corpus(tmp_path / "source", documents=40, pages=1)
+    summary = run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint))
+    assert len(list((tmp_path / "out" / "_rtprune" / "plans").iterdir())) > 1
+    assert assert_complete(summary.output) == {"ok": 40}
+
+
+def test_a_worker_has_more_units_at_a_time_where_they_are_small() -> None:
+    assert run.units_in_flight(RunSettings(unit_pages=64, batch_pages=16)) == 2
+    assert run.units_in_flight(RunSettings(unit_pages=64, batch_pages=64)) == 3
+    assert run.units_in_flight(RunSettings(unit_pages=1, batch_pages=16)) == run.MOST_IN_FLIGHT

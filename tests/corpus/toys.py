@@ -42,6 +42,14 @@ class InstantWorker(Worker):
         return self.engine()
 
 
+class SlowWorker(InstantWorker):
+    """Takes a while for every unit."""
+
+    def work(self, assignment: Assignment) -> Receipt:
+        time.sleep(0.2)
+        return super().work(assignment)
+
+
 class DyingWorker(InstantWorker):
     """Its process dies of every unit."""
 

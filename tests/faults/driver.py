@@ -12,7 +12,7 @@ from pathlib import Path
 
 # without Ray, which reads the environment as it is imported
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rtprune.cli", "rtprune.corpus.run", "rtprune.corpus.reading", "s3fs"])
+CONTEXT.set_forkserver_preload(["rtprune.cli", "rtprune.corpus.run", "s3fs"])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from rtprune.dataset import Output, verify_dataset
 from tests.faults.conftest import Cluster
@@ -15,13 +18,13 @@ from tests.sources import assert_complete
 def assert_sound(output: str) -> None:
     """Whatever is committed is committed once and as it was written."""
     verdict = verify_dataset(Output.existing(output))
-    assert verdict.sound, verdict.off
+    assert verdict.sound, verdict.errors
 
 
 def assert_whole(output: str) -> Counter[str]:
     """Every page planned is in exactly one row, nothing lies about; returns how often each status occurs."""
     verdict = verify_dataset(Output.existing(output))
-    assert verdict.sound, verdict.off
+    assert verdict.sound, verdict.errors
     assert not verdict.harmless, verdict.harmless
     assert (verdict.unread_units, verdict.unread_pages) == (0, 0)
     statuses = assert_complete(output)
@@ -51,9 +54,14 @@ def files_in(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def markers_in(output: Path) -> int:
-    """Number of units that are committed, while others commit."""
-    return len(list((output / "_rtprune" / "markers").glob("[!.]*.json")))
+def units_in(output: Path) -> int:
+    """Number of units that are done, while others commit."""
+    return len(list((output / "pages").glob("??/*.parquet")))
+
+
+def run_rows(output: Path) -> list[dict[str, Any]]:
+    """The rows of all runs, oldest first."""
+    return [row for path in sorted((output / "runs").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def state(folder: Path) -> dict[str, int]:

@@ -69,12 +69,12 @@ def stop_while_reading() -> None:
 
     inner = driver.read
 
-    def stopped(*given: Any, **options: Any) -> Any:
+    def stopped(run: Any, discovered: Any, on_progress: Any, should_stop: Any) -> Any:
         def tell(progress: Any) -> None:
             if progress.done >= 2:
                 raise KeyboardInterrupt
 
-        return inner(*given, **{**options, "on_progress": tell})
+        return inner(run, discovered, tell, should_stop)
 
     driver.read = stopped
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from rtprune.store import find
+from rtprune.corpus.run import LEAST_IN_FLIGHT
 from tests.faults.conftest import Cluster
 from tests.faults.proof import assert_rests, assert_whole
-from tests.faults.sabotage import clock_jumps
+from tests.faults.sabotage import Counting, clock_jumps, reads_with
 from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
 
-DOCUMENTS, PAGES = 10, 4
+DOCUMENTS, PAGES = 30, 2
 
 
 def told(said: str, what: str) -> int:
@@ -24,18 +25,27 @@ def told(said: str, what: str) -> int:
     return int(found[1])
 
 
-def test_two_processes_begun_together_do_nothing_twice_though_the_clock_of_one_jumps(
+def read_on_a_jumping_clock() -> None:
+    reads_with(Counting)
+    clock_jumps()
+
+
+def read_counted() -> None:
+    reads_with(Counting)
+
+
+def test_two_processes_begun_together_record_nothing_twice_though_the_clock_of_one_jumps(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     source, output = write_corpus(tmp_path / "source", DOCUMENTS, PAGES), tmp_path / "out"
-    command = (str(source), str(output), "--workers", "1")
-    both = [cluster.start(*command, before=before) for before in (clock_jumps, None)]
+    command = (str(source), str(output), "--workers", "1", "--batch-pages", "1", "--unit-pages", str(PAGES))
+    both = [cluster.start(*command, before=before) for before in (read_on_a_jumping_clock, read_counted)]
     ends = [driver.wait() for driver in both]
     assert [ended.code for ended in ends] == [0, 0], ends
-    assert sum(told(ended.said, "documents") for ended in ends) == DOCUMENTS
     assert sum(told(ended.said, "pages") for ended in ends) == DOCUMENTS * PAGES
     assert all(re.match(r"finished in (\d+ min )?\d+ s\n", ended.said) for ended in ends), ends
     assert assert_whole(str(output)) == {"skipped": DOCUMENTS * PAGES}
-    for left in ("claims", "alive"):
-        assert not find(str(output / "_rtprune" / left))
+    read = Counter(line.split()[0] for line in Path(f"{output}.read").read_text().splitlines())
+    assert len(read) == DOCUMENTS
+    assert read.total() - DOCUMENTS <= 2 * LEAST_IN_FLIGHT, "read by both: no more than what was in flight"
     assert_rests(cluster, source, output)

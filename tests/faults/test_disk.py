@@ -11,8 +11,8 @@ import pytest
 
 from rtprune.store import join, put
 from tests.faults.conftest import Cluster
-from tests.faults.proof import assert_rests, assert_sound, assert_told, assert_whole, markers_in
-from tests.faults.sabotage import WithoutRoomForMarkers, no_room_for, reads_with
+from tests.faults.proof import assert_rests, assert_sound, assert_told, assert_whole, units_in
+from tests.faults.sabotage import WithoutRoomForUnits, no_room_for, reads_with, when_publishing
 from tests.sources import write_corpus
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_nothing_committed_is_lost(
 ) -> None:
     output = disk.path / "out"
     assert_told(cluster.run(str(source), str(output), "--workers", "1"), 1, FULL)
-    assert 0 < markers_in(output) < DOCUMENTS * PAGES
+    assert 0 < units_in(output) < DOCUMENTS * PAGES
     assert_sound(str(output))
     disk.grow()
     ended = cluster.run(str(source), str(output), "--workers", "1")
@@ -98,9 +98,9 @@ def test_a_disk_that_fills_up_ends_the_run_and_nothing_committed_is_lost(
 def test_whatever_there_is_no_room_for_the_next_run_does_it(cluster: Cluster, source: Path, tmp_path: Path) -> None:
     """Run after run comes one step further."""
     output = tmp_path / "out"
-    driver = ("/_rtprune/.config", "/runs/", "/alive/", "/claims/", "/plans/", "/documents/")
+    driver = ("/_rtprune/.config", "/runs/", "/plans/", "/documents/")
     steps: list[Callable[[], None]] = [partial(no_room_for, name) for name in driver]
-    steps += [partial(reads_with, WithoutRoomForMarkers), partial(no_room_for, "/manifests/")]
+    steps += [partial(reads_with, WithoutRoomForUnits), partial(when_publishing, partial(no_room_for, "/runs/"))]
     for step in steps:
         assert_told(cluster.run(str(source), str(output), "--workers", "1", before=step), 1, FULL)
         if step is not steps[0]:

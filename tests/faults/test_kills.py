@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,14 +17,16 @@ import pytest
 
 from tests.faults.conftest import Cluster
 from tests.faults.driver import Driver
-from tests.faults.proof import assert_rests, assert_sound, assert_whole, files_in, markers_in
+from tests.faults.proof import assert_rests, assert_sound, assert_whole, files_in, units_in
 from tests.processes import descendants
-from tests.sources import write_corpus
+from tests.sources import glob_pages, write_corpus
 
 pytestmark = pytest.mark.slow
 
 DOCUMENTS, PAGES = 30, 8  # more than can be read between so many kills
-MOST_FILES = 16  # written between two kills; a unit has three: claim, rows, marker
+MOST_FILES = 6  # written between two kills
+LOOK_EVERY_S = 0.2
+IN_FLIGHT = 3  # units that a worker has at a time, with so few pages in a batch
 
 Victim = Literal["driver", "worker", "renderer"]
 VICTIMS: tuple[Victim, ...] = (*["driver"] * 3, *["worker"] * 2, *["renderer"] * 5)
@@ -38,7 +42,8 @@ class Trials:
 
     def __init__(self, cluster: Cluster, source: Path, output: Path, dice: random.Random) -> None:
         self._cluster = cluster
-        self._command = (str(source), str(output), "--workers", "1", "--max-attempts", str(VICTIMS.count("worker") + 1))
+        more = ("--batch-pages", "1", "--max-attempts", str(VICTIMS.count("worker") + 1))
+        self._command = (str(source), str(output), "--workers", "1", *more)
         self._output = output
         self._dice = dice
         self._driver: Driver | None = None
@@ -60,7 +65,7 @@ class Trials:
             assert driver.wait().code == -signal.SIGKILL
             self._driver = None
         if victim == "renderer":  # the second death of a page's renderer costs the page: let this one's be rendered
-            self._renderers_spared = markers_in(self._output) + 2
+            self._renderers_spared = units_in(self._output) + IN_FLIGHT + 1
 
     def end(self) -> None:
         """The run that is at work, or one more, completes."""
@@ -86,22 +91,61 @@ class Trials:
         return next((pid for pid in workers if descendants(pid)), None)
 
     def _renderer(self) -> int | None:
-        if markers_in(self._output) < self._renderers_spared or (worker := self._worker()) is None:
+        if units_in(self._output) < self._renderers_spared or (worker := self._worker()) is None:
             return None
         return next(iter(descendants(worker).keys() - self._gone), None)
 
 
+class Reader(threading.Thread):
+    """Looks at OUTPUT as anybody does who knows nothing of this package, again and again while a block lasts.
+
+    Attributes:
+        looks: how often it saw more pages than before.
+    """
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(daemon=True)
+        self._output = output
+        self._ended = threading.Event()
+        self._error: Exception | None = None
+        self.looks = 0
+
+    def __enter__(self) -> Reader:
+        self.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._ended.set()
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+    def run(self) -> None:
+        before: Counter[tuple[str, int]] = Counter()
+        try:
+            while not self._ended.wait(LOOK_EVERY_S):
+                seen = glob_pages(str(self._output))
+                assert set(seen.values()) <= {1}, "a page twice"
+                assert seen.keys() >= before.keys(), "a page no more"
+                self.looks += len(seen) > len(before)
+                before = seen
+        except Exception as error:
+            self._error = error
+
+
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_is_killed_at_random_moments_no_page_is_lost_or_doubled(
+def test_whatever_is_killed_at_random_moments_no_page_is_lost_or_doubled_or_ever_seen_twice(
     seed: int, cluster: Cluster, source: Path, tmp_path: Path
 ) -> None:
     dice = random.Random(seed)
     output = tmp_path / "out"
     trials = Trials(cluster, source, output, dice)
-    for victim in dice.sample(VICTIMS, len(VICTIMS)):
-        trials.kill(victim)
-        if (output / "_rtprune" / "config.json").exists():
-            assert_sound(str(output))
-    trials.end()
+    with Reader(output) as reader:
+        for victim in dice.sample(VICTIMS, len(VICTIMS)):
+            trials.kill(victim)
+            if (output / "_rtprune" / "config.json").exists():
+                assert_sound(str(output))
+        trials.end()
+    assert reader.looks > len(VICTIMS)
     assert assert_whole(str(output)) == {"skipped": DOCUMENTS * PAGES}
     assert_rests(cluster, source, output)

@@ -15,7 +15,6 @@ from fsspec.spec import AbstractFileSystem
 from moto.core.authorization import enable_iam_authentication
 from s3fs import S3FileSystem
 
-from rtprune import store
 from rtprune.dataset import Output, read_documents
 from rtprune.documents import list_objects, read_object
 from rtprune.errors import RTPruneError, StoreError, UsageError
@@ -170,7 +169,8 @@ def test_errors_of_the_store_tell_no_secret(
     ask: Callable[[str], object], bad_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(S3FileSystem, "retries", 1)
-    monkeypatch.setattr(store, "open_filesystem", impatient)
+    monkeypatch.setattr("rtprune.store.objects.open_filesystem", impatient)
+    monkeypatch.setattr("rtprune.store.listing.open_filesystem", impatient)
     with pytest.raises(RTPruneError) as caught:
         ask(bad_store)
     assert isinstance(caught.value, StoreError | UsageError)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Cluster
-from tests.faults.proof import assert_whole, markers_in
+from tests.faults.proof import assert_whole, units_in
 from tests.processes import descendants, wait_until
 from tests.sources import write_corpus
 
@@ -24,7 +24,7 @@ def test_a_silent_worker_is_replaced_in_time_and_nothing_of_it_remains(cluster: 
     source, output = write_corpus(tmp_path / "source", DOCUMENTS, PAGES), tmp_path / "out"
     others = set(cluster.processes("ray::Worker"))
     driver = cluster.start(str(source), str(output), "--workers", "1", "--unit-timeout-s", "4", "--max-attempts", "4")
-    while driver.alive and markers_in(output) < 5:
+    while driver.alive and units_in(output) < 5:
         time.sleep(0.002)
     (worker,) = set(cluster.processes("ray::Worker")) - others
     silent = [worker, *descendants(worker)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
-from rtprune.dataset import Output, committed_units
+from rtprune.dataset import Output, done_units
 from rtprune.errors import StoreError, UsageError
 from rtprune.store import create_if_absent, get, join, put
 from tests.faults.conftest import Cluster
@@ -32,7 +32,7 @@ def source(bucket: str, tmp_path: Path) -> str:
 
 def committed(output: str) -> int:
     try:
-        return len(committed_units(Output.existing(output)))
+        return len(done_units(Output.existing(output)))
     except UsageError:
         return 0
 
@@ -51,11 +51,11 @@ def test_a_run_completes_while_every_fifth_call_fails(
 def test_lost_answers_to_writes_lose_and_double_nothing(
     cluster: Cluster, store: FaultyStore, bucket: str, source: str
 ) -> None:
-    """What was written is written again: plans, claims and markers then exist already, and are ours all the same."""
+    """What was written is written again: plans and units then exist already, and are ours all the same."""
     store.decide = once_each("unanswered", lambda method, path: method in ("PUT", "DELETE", "POST"))
     ended = cluster.run(source, join(bucket, "out"))
     assert ended.code == 0, ended.complained
-    assert store.befallen["unanswered"] > 3 * DOCUMENTS, "claims, data files and markers at least"
+    assert store.befallen["unanswered"] > DOCUMENTS * PAGES, "units, plan and rows at least"
     assert "5 looked into" in ended.said
     assert "10 recorded" in ended.said
     assert assert_whole(join(bucket, "out")) == {"skipped": DOCUMENTS * PAGES}
