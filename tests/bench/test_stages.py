@@ -18,7 +18,7 @@ UNPRUNED = PruneConfig(ratio=0.0)
 PROMPT = 73 + len("\nFree OCR.") + 1  # mode tiny; every character is a token, behind the first one
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model() -> DeepSeekOcr:
     return random_model(small_config(), device=torch.device("cpu"), dtype=torch.float32)
 
@@ -68,8 +68,8 @@ def test_steps_are_timed_no_longer_than_answers_go_on(model: DeepSeekOcr) -> Non
     assert step.tokens_held < PROMPT + 6
 
 
-def test_pages_that_end_at_once_leave_no_step_to_time(model: DeepSeekOcr) -> None:
-    model.end_token_ids = frozenset(range(VOCABULARY))
+def test_pages_that_end_at_once_leave_no_step_to_time(model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "end_token_ids", frozenset(range(VOCABULARY)))
     assert batch_of(model, 2).step(UNPRUNED, 100, None, 1.0) is None
 
 
