@@ -15,12 +15,9 @@ from rtprune.cli import main
 @pytest.mark.slow
 def test_line_bare_loop_and_scaling_are_measured() -> None:
     asked = ["bench", "pipeline", "--pages", "96", "--workers", "1", "--page-ms", "30", "--repeats", "1", "--json"]
-    smaller = (
-        "import sys; from rtprune.bench import pipeline; from rtprune.cli import main; pipeline.SCALE_PAGES = 48; "
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{smaller}sys.exit(main({asked!r}))"], capture_output=True, text=True, check=False
-    )
+    fewer = "import sys; from rtprune.bench import pipeline; pipeline.SCALE_PAGES = 48"
+    program = f"{fewer}; from rtprune.cli import main; sys.exit(main({asked!r}))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert (found["pages"], found["workers"], found["page_ms"]) == (96, 1, 30)
