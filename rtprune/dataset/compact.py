@@ -121,8 +121,9 @@ def compact_dataset(output: Output, *, target: int = TARGET_MB * MEGABYTE) -> Co
         except FileNotFoundError as error:
             before, now = now, current_files(output)
             if all(map(now.holds, before.files)):
+                gone = next((file.file for file in small if file.file not in now.listed), str(error))
                 raise RTPruneError(
-                    f"the dataset at {output.uri} lacks a file: {error}", "nothing was replaced by what was left"
+                    f"the dataset at {output.uri} lacks a file: {gone}", "nothing was replaced by what was left"
                 ) from error
             continue
         new, now = _record(output, now, gathered, rows, data)

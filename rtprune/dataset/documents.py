@@ -1,4 +1,4 @@
-"""The ``documents`` files: what the plans say of each object, without the rows that a later plan supersedes."""
+"""What the plan says of each object, without the rows that a later file of the plan supersedes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from itertools import count
 import pyarrow as pa
 
 from rtprune.dataset.layout import Output
-from rtprune.dataset.plan import plan_table
-from rtprune.dataset.schema import DOCUMENTS
+from rtprune.dataset.plan import documents_of, plan_table
 from rtprune.store import get
 
 
@@ -66,7 +65,7 @@ class Succession:
 
     def standing_rows(self, number: int, plan: pa.Table) -> pa.Table:
         """The ``documents`` rows of plan ``number`` that no later one supersedes."""
-        rows = plan.select(DOCUMENTS.names).cast(DOCUMENTS)
+        rows = documents_of(plan)
         if not self.superseded.get(number):
             return rows
         return rows.filter(pa.array([self.latest.get(key, number) == number for key in _keys(plan)], pa.bool_()))

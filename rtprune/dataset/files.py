@@ -32,12 +32,13 @@ from rtprune.errors import RTPruneError
 from rtprune.store import (
     create_if_absent,
     delete_many,
+    exists,
     find,
     get,
     get_many,
-    is_remote,
     join,
     open_filesystem,
+    scan,
     store_errors,
 )
 
@@ -151,18 +152,7 @@ def is_done(output: Output, unit_id: str) -> bool:
 
     ``False`` also for a unit that a compaction has taken in; ``done_units`` knows those. Raises ``StoreError``.
     """
-    uri = output.unit_uri(unit_id)
-    filesystem, path = open_filesystem(uri)
-    try:
-        with store_errors(uri):
-            if is_remote(uri):  # s3fs's own way asks a second time, for a folder of that name
-                bucket, _, key = path.partition("/")
-                filesystem.call_s3("head_object", Bucket=bucket, Key=key)
-            else:
-                filesystem.info(path)
-    except FileNotFoundError:
-        return False
-    return True
+    return exists(output.unit_uri(unit_id))
 
 
 def done_units(output: Output) -> set[str]:
@@ -207,18 +197,8 @@ def move_units(by_unit: dict[str, DataFile], record: CompactedFile, uri: str) ->
 
 
 def listing(output: Output) -> dict[str, int]:
-    """Bytes of every file among the pages that is not hidden, by path within OUTPUT."""
-    filesystem, root = open_filesystem(output.uri)
-    with store_errors(output.uri):
-        try:
-            facts = filesystem.find(f"{root}/pages", detail=True)
-        except FileNotFoundError:
-            return {}
-    return {
-        path.removeprefix(root + "/"): int(fact["size"])
-        for path, fact in facts.items()
-        if not path.rsplit("/", 1)[1].startswith(".")
-    }
+    """Bytes of every file among the pages, by path within OUTPUT."""
+    return {uri.removeprefix(output.uri + "/"): size for uri, size in scan(join(output.uri, "pages"))}
 
 
 @dataclass(frozen=True, slots=True)

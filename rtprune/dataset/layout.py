@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from typing import Any
 
 from rtprune.dataset.schema import SCHEMA_VERSION
 from rtprune.errors import UsageError
-from rtprune.store import create_if_absent, get, is_remote, join, open_filesystem, require_reachable
+from rtprune.store import create_if_absent, get, is_remote, join, open_filesystem, probe, require_reachable
 
 #: Version of all that lies in an OUTPUT and where.
 FORMAT = "1.0"
@@ -68,24 +67,32 @@ class Output:
             config: everything that decides what rows a page gives; plain JSON values. Never secrets.
 
         Raises:
-            UsageError: OUTPUT cannot be written, holds other settings or was made by an earlier rtprune, or its store
-                cannot create-if-absent.
+            UsageError: OUTPUT cannot be written, holds other settings, was made by an earlier rtprune, or its store
+                does not keep what a dataset rests on (``store.probe``).
             StoreError: no store answers.
         """
         uri = _absolute(uri)
         if is_remote(uri):
             require_reachable(uri)
-        else:
-            _check_folder(uri)
-        wanted = _config_bytes(config)
         where = join(uri, "_rtprune", "config.json")
+        wanted = _config_bytes(config)
+        output = cls(uri, _settings(wanted, where))
+        present = output._present_settings()
+        probe(uri)  # before anything is written there, and after it is known whether it may be
+        if present is None:
+            create_if_absent(where, wanted)
+            output._present_settings()  # of two that start at once, the first decides
+        return output
+
+    def _present_settings(self) -> Mapping[str, Any] | None:
+        """The settings in OUTPUT, if there are any. Raises ``UsageError`` where they are not these."""
+        where = join(self.uri, "_rtprune", "config.json")
         try:
-            present = _read_or_create(where, wanted)
-        except FileNotFoundError as error:
-            raise UsageError(f"cannot write OUTPUT {uri}: no such bucket", "create the bucket first") from error
-        _check_same(uri, _settings(present, where), _settings(wanted, where))
-        probe(uri, where, present)
-        return cls(uri, _settings(present, where))
+            present = _settings(get(where), where)
+        except FileNotFoundError:
+            return None
+        _check_same(self.uri, present, self.config)
+        return present
 
     @classmethod
     def existing(cls, uri: str) -> Output:
@@ -153,38 +160,8 @@ def compaction_of(file: str) -> int | None:
     return int(match["number"]) if match else None
 
 
-def probe(uri: str, where: str, present: bytes) -> None:
-    """Make sure that the first writer of a name wins in the store of ``uri``: everything here rests on it.
-
-    ``present`` is what lies at ``where``; it is written again on condition that there is nothing.
-    """
-    if create_if_absent(where, present):
-        raise UsageError(
-            f"the store of {uri} overwrites objects that exist when asked not to (If-None-Match)",
-            "use a store with conditional writes: AWS S3, MinIO, Ceph and Cloudflare R2 have them",
-        )
-
-
 def _absolute(uri: str) -> str:
     return uri.rstrip("/") if is_remote(uri) else open_filesystem(uri)[1]
-
-
-def _check_folder(path: str) -> None:
-    control = os.path.join(path, "_rtprune")
-    try:
-        os.makedirs(control, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write OUTPUT {path}: {error.strerror}", "name a folder you may write to") from error
-    if not os.access(control, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write OUTPUT {path}: permission denied", "name a folder you may write to")
-
-
-def _read_or_create(where: str, data: bytes) -> bytes:
-    try:
-        return get(where)
-    except FileNotFoundError:
-        create_if_absent(where, data)
-        return get(where)  # of two that start at once, the first decides
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:

@@ -74,7 +74,7 @@ class DocumentCache:
         self._queue: deque[CachedDocument] = deque()
         self._fetching: set[CachedDocument] = set()
         self._kept = 0.0  # bytes
-        self._mean_cost = KEPT_BYTES / 4  # few at a time until the first sizes are known
+        self._latest_costs: deque[float] = deque(maxlen=FETCH_THREADS)
         self._closed = False
         for _ in range(FETCH_THREADS):
             self._start_thread()
@@ -157,7 +157,8 @@ class DocumentCache:
 
     def _has_room(self) -> bool:
         """Whether another document may be fetched; those that nobody needs make way for it."""
-        needed = (len(self._fetching) + 1) * self._mean_cost
+        costs = self._latest_costs or [KEPT_BYTES / 4]  # few at a time until a size is known
+        needed = (len(self._fetching) + 1) * sum(costs) / len(costs)
         if self._kept + needed > KEPT_BYTES:
             for document in list(self._documents.values()):
                 if self._kept + needed <= KEPT_BYTES:
@@ -171,7 +172,7 @@ class DocumentCache:
         document.outcome = outcome
         if isinstance(outcome, SharedDocument):
             self._kept += _cost(outcome)
-            self._mean_cost += (_cost(outcome) - self._mean_cost) / 4
+            self._latest_costs.append(_cost(outcome))
         else:
             del self._documents[document.name]
         for arrived in list(document.users.values()):

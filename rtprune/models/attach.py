@@ -24,7 +24,7 @@ class Attachment:
     """What `attach` has put into a model.
 
     Attributes:
-        facts: of the last `generate` with pictures: what pruning did to each picture, in order.
+        facts: what pruning did to each picture of the last `generate` that had pictures, in order.
     """
 
     def __init__(self, model: PreTrainedModel, family: type[TransformersOcr], config: PruneConfig) -> None:
@@ -73,9 +73,9 @@ class Attachment:
 def attach(model: PreTrainedModel, config: PruneConfig | None = None) -> Attachment:
     """Make ``model.generate(pixel_values=..., ...)`` prune its visual tokens, in place and until `detach`.
 
-    Every surviving token keeps its position, and what is generated goes on after the unpruned length. The answer is
-    what the model's own ``generate`` gives: the prompt's ids as they were passed, then the new ones. Options that look
-    at the prompt's ids, such as ``repetition_penalty``, see the new ones alone.
+    Every surviving token keeps its position, and new tokens continue after the unpruned length. ``generate`` returns
+    what it did before: the prompt's ids as they were passed, then the new ones. Options that look at the prompt's ids,
+    such as ``repetition_penalty``, see only the new ones.
 
     Args:
         model: a transformers model of one of the families that `rtprune models` lists, or of a class derived from it.
@@ -146,7 +146,7 @@ def _shortened(model: Any, inputs: Mapping[str, Any], pruned: list[Pruned]) -> d
     mask = torch.ones_like(ids) if mask is None else mask
     positions = inputs.get("position_ids")
     if positions is None:
-        # what the model itself would take, on as many axes as it has
+        # those that the model itself would use, on as many axes as it has
         positions = model._prepare_position_ids_for_generation(ids, {**inputs, "attention_mask": mask})
     embeddings = model.get_input_embeddings()(ids)
     visual = ids == model.config.image_token_id
@@ -197,7 +197,7 @@ def _padded_left(embeddings: Tensor, positions: Tensor, kept: list[Tensor]) -> d
 
 
 def _with_prompt(output: Any, input_ids: Tensor) -> Any:
-    """The output of a `generate` from embeddings, as if it had been from ids: the prompt in front, once per beam."""
+    """A `generate` from embeddings returns new ids only: put the prompt in front of each, as it does from ids."""
     sequences = output if isinstance(output, Tensor) else output.sequences
     copies = len(sequences) // len(input_ids)
     whole = torch.cat([input_ids.repeat_interleave(copies, dim=0), sequences], dim=1)

@@ -33,7 +33,7 @@ class Checkpoint:
     """A checkpoint on this machine's disk.
 
     Attributes:
-        name: the name it was asked for by.
+        name: the name it was resolved from.
         folder: where its files lie.
         config: contents of its config.json.
         commit: the hub's commit it was fetched at; ``None`` for a folder or an object store.

@@ -38,7 +38,7 @@ FAMILY = Family(
 
 _IMAGE_TOKEN_ID = 128815
 _ATTENTION_BYTES = 2 * 2**30
-#: What a `language_config` may say beside the decoder's sizes, and the only value that this architecture has.
+#: Settings other than sizes that a `language_config` may have, each with the only value this architecture allows.
 _FIXED = {
     "use_mla": False,
     "scoring_func": "softmax",
@@ -61,9 +61,9 @@ class DeepSeekOcr(TransformersOcr):
 
     @classmethod
     def _configuration(cls, config: Mapping[str, Any]) -> UnlimitedOcrConfig:
-        """``language_config`` has the decoder's sizes. ``vision_config`` has the encoders' as ``sam_config`` and
-        ``encoder_config`` (fields of `UnlimitedOcrSamVisionConfig` and `UnlimitedOcrVisionEncoderConfig`); the
-        published file describes them otherwise there and means the full sizes, which are the defaults.
+        """``language_config`` has the decoder's sizes. ``vision_config`` has the encoders' sizes as ``sam_config`` and
+        ``encoder_config`` (fields of `UnlimitedOcrSamVisionConfig` and `UnlimitedOcrVisionEncoderConfig`). The
+        published file has neither and means the full sizes, which are the defaults.
         """
         language = config.get("language_config")
         if not isinstance(language, Mapping) or "num_hidden_layers" not in language:
@@ -125,7 +125,7 @@ class DeepSeekOcr(TransformersOcr):
             _class_attention(queries.float(), keys.float(), attention.num_heads)
             for queries, keys in zip(seen["q_proj"], seen["k_proj"], strict=True)
         ]
-        (weights, keys), *tiles = found  # the global view goes through the encoder first
+        (weights, keys), *tiles = found  # the encoder sees the global view first
         weights, keys = weights.flatten(), keys.flatten(0, 1)
         for tile_weights, tile_keys in tiles:  # at most one batch of them
             weights = torch.cat([_stitched(tile_weights[..., None], views.grid).flatten(), weights])
@@ -155,20 +155,23 @@ class DeepSeekOcr(TransformersOcr):
 
     def _encode_alike(self, views: Sequence[Views]) -> list[Tensor]:
         """Visual tokens of pictures whose global views are of one size."""
-        tiles = [view.tiles for view in views if view.tiles is not None]
-        output = self.network.get_image_features(
-            pixel_values=torch.stack([view.global_view for view in views]).to(self.device, self.dtype),
-            pixel_values_local=torch.cat(tiles).to(self.device, self.dtype) if tiles else None,
-            num_local_patches=[0 if view.tiles is None else len(view.tiles) for view in views],
-            patches_grid=[view.grid for view in views],
-        )
-        features: list[Tensor] = output.pooler_output
+        features: list[Tensor] = self.network.get_image_features(**self._image_inputs(views)).pooler_output
         return features
 
-    def _batches(self, views: Sequence[Views]) -> list[list[int]]:
-        """Indices of views that go through the encoder together: of one size, and no more than memory bears.
+    def _image_inputs(self, views: Sequence[Views]) -> dict[str, Any]:
+        """Arguments of the network's ``get_image_features``."""
+        tiles = [view.tiles for view in views if view.tiles is not None]
+        return {
+            "pixel_values": torch.stack([view.global_view for view in views]).to(self.device, self.dtype),
+            "pixel_values_local": torch.cat(tiles).to(self.device, self.dtype) if tiles else None,
+            "num_local_patches": [0 if view.tiles is None else len(view.tiles) for view in views],
+            "patches_grid": [view.grid for view in views],
+        }
 
-        SAM's global attention holds a float per head and pair of 16-pixel patches; that bounds a batch.
+    def _batches(self, views: Sequence[Views]) -> list[list[int]]:
+        """Indices of views that go through the encoder together: of one size, and as many as memory holds.
+
+        SAM's global attention needs most of it: a float per head and pair of 16-pixel patches.
         """
         heads = self.network.config.vision_config.sam_config.num_attention_heads
         batches: list[list[int]] = []

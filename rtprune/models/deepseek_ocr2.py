@@ -1,7 +1,7 @@
 """DeepSeek-OCR-2: DeepSeek-OCR's decoder and preparation behind another encoder.
 
-SAM's map goes through a small language model, followed by learned queries; what comes out at the queries is the visual
-sequence. A query sees the whole view and those before it, so no token stands for a place.
+SAM's map goes through a small language model, with learned queries behind it; its outputs at the queries are the visual
+sequence. A query sees the whole view and the queries before it, so its token has no place on the page.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 from transformers import DeepseekOcr2Config, DeepseekOcr2ForConditionalGeneration, DeepseekOcr2TextConfig
@@ -67,8 +66,8 @@ class DeepSeekOcr2(DeepSeekOcr):
     def _configuration(cls, config: Mapping[str, Any]) -> DeepseekOcr2Config:
         """``language_config`` (``text_config`` in transformers' own layout) has the decoder's sizes, as DeepSeek-OCR's.
 
-        ``vision_config`` has the encoders' as ``sam_config`` and ``encoder_config``; the published file describes them
-        otherwise there, in part wrongly, and means the full sizes.
+        ``vision_config`` has the encoders' sizes as ``sam_config`` and ``encoder_config``. The published file has
+        neither and means the full sizes.
         """
         language = config.get("language_config", config.get("text_config"))
         decoder = super()._configuration({**config, "language_config": language, "vision_config": None}).text_config
@@ -95,7 +94,7 @@ class DeepSeekOcr2(DeepSeekOcr):
         return preparation.prepare(picture, mode, _MODES, TokenLayout.deepseek_ocr2)
 
     def attention_cues(self, views: Views) -> Cues:
-        # there is no class token here whose attention could be told, as in DeepSeek-OCR's CLIP
+        # unlike DeepSeek-OCR's CLIP, this encoder has no class token whose attention could be taken
         return TransformersOcr.attention_cues(self, views)
 
     @classmethod
@@ -104,27 +103,19 @@ class DeepSeekOcr2(DeepSeekOcr):
         counts = [0] * len(views) if tiles is None else map(int, inputs["num_local_patches"])
         side = views[0].shape[-1] // preparation.PIXELS_PER_TOKEN
         tile_side = _TILE_SIDE // preparation.PIXELS_PER_TOKEN
-        # the sequence is the same for every grid of so many tiles
+        # the sequence depends on the number of tiles, not on their grid
         return [
             (TokenLayout.deepseek_ocr2(side, (count, 1) if count else None, tile_side), view)
             for view, count in zip(views, counts, strict=True)
         ]
 
-    def _encode_alike(self, views: Sequence[Views]) -> list[Tensor]:
-        tiles = [view.tiles for view in views if view.tiles is not None]
-        output = self.network.get_image_features(
-            pixel_values=torch.stack([view.global_view for view in views]).to(self.device, self.dtype),
-            pixel_values_local=torch.cat(tiles).to(self.device, self.dtype) if tiles else None,
-            num_local_patches=[0 if view.tiles is None else len(view.tiles) for view in views],
-        )
-        features: list[Tensor] = output.pooler_output
-        return features
+    def _image_inputs(self, views: Sequence[Views]) -> dict[str, Any]:
+        inputs = super()._image_inputs(views)
+        del inputs["patches_grid"]
+        return inputs
 
     def _batches(self, views: Sequence[Views]) -> list[list[int]]:
-        """All global views are of one size: the indices in their order, as many together as memory bears.
-
-        SAM's global attention holds a float per head and pair of 16-pixel patches; that bounds a batch.
-        """
+        """As DeepSeek-OCR's, where all global views are of one size."""
         heads = self.network.config.vision_config.sam_config.num_attention_heads
         batches: list[list[int]] = []
         room = 0

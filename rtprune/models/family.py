@@ -1,6 +1,6 @@
-"""What the model families share: a published checkpoint in, one of transformers' own classes behind our protocol out.
+"""What the model families share: they put a published checkpoint into one of transformers' own classes.
 
-No code that came with a checkpoint is ever run: its tensors go into the class that transformers has for it.
+Code that comes with a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TransformersOcr(ABC):
 
     Args:
         network: transformers' model, on its device and in the type it computes in.
-        modes: view sizes it was trained for; the family's default where it is among them, else the first is default.
-        tasks: what it can be asked for; the first is the default.
+        modes: view sizes it was trained for. Default is the family's default mode, or the first where that is missing.
+        tasks: the kinds of answer it can give; the first is the default.
     """
 
     family: ClassVar[Family]
@@ -85,7 +85,7 @@ class TransformersOcr(ABC):
     @classmethod
     @abstractmethod
     def _configuration(cls, config: Mapping[str, Any]) -> PreTrainedConfig:
-        """As ``configuration``, but free to let transformers' own complaints through."""
+        """As ``configuration``, which makes a `ModelError` of every TypeError and ValueError raised here."""
 
     @classmethod
     def describe(cls, checkpoint: Checkpoint) -> ModelCard:
@@ -202,8 +202,8 @@ class TransformersOcr(ABC):
 
 
 def published_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The model's tensors under the names of the published checkpoint, less the family's unused ones and those that are
-    another under a second name."""
+    """The model's tensors under the names that the published checkpoint has for them. A tensor with two names, such as
+    tied embeddings, is there once."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
     tensors: dict[str, Tensor] = revert_weight_conversion(model, own)
     return tensors

@@ -40,13 +40,13 @@ FAMILY = Family(
 )
 
 _FRAMES = 2
-#: Pixels of a view. The published limits are of a film's, and a picture counts as one of two frames.
+#: Pixels of a view. The published limits count the pixels of two frames, as of a film, and a picture is one frame.
 LEAST_PIXELS, MOST_PIXELS = 12_544 // _FRAMES, 9_633_792 // _FRAMES
 MOST_ASPECT = 200
 _IMAGE_TOKEN_ID = 59280
 _ENCODER_BYTES = 2 * 2**30
 _PARTS = {"text_config": "glm_ocr_text", "vision_config": "glm_ocr_vision"}
-#: What ``vision_config`` may say beside the sizes, and the only value that pictures are prepared for.
+#: Settings that ``vision_config`` may have, each with the only value that pictures are prepared for.
 _FIXED = {
     "patch_size": native.PATCH,
     "spatial_merge_size": native.MERGE,
@@ -119,10 +119,10 @@ class GlmOcr(TransformersOcr):
         return found
 
     def _batches(self, views: Sequence[Views]) -> Iterator[list[Views]]:
-        """Views that go through the encoder together, in their order: no more than memory bears.
+        """Views that go through the encoder together, in their order: as many as memory holds.
 
-        Attention stays within a picture; what grows with a batch is a few vectors for each patch, of which those
-        inside the feed-forward layers are the widest.
+        Attention stays within a picture. What grows with a batch is a few vectors per patch, the widest of them in the
+        feed-forward layers.
         """
         bytes_per_patch = 4 * self.network.config.vision_config.intermediate_size * self.dtype.itemsize
         batch: list[Views] = []
@@ -149,7 +149,8 @@ def view_tokens(width: int, height: int) -> tuple[int, int]:
     wide, high = int(width * enlarge), int(height * enlarge)
     if max(wide, high) / min(wide, high) > MOST_ASPECT:
         raise DocumentError(
-            Reason.TOO_THIN, f"a picture of {width} x {height} pixels has one side over {MOST_ASPECT} times the other"
+            Reason.TOO_THIN,
+            f"a picture of {width} x {height} pixels has one side more than {MOST_ASPECT} times the other",
         )
     columns, rows = round(wide / unit), round(high / unit)
     pixels = columns * rows * unit**2
@@ -163,8 +164,8 @@ def view_tokens(width: int, height: int) -> tuple[int, int]:
 
 
 def patches(view: Tensor) -> Tensor:
-    """A view [3, H, W] in [-1, 1] as the encoder takes it: [patches, 3 * 2 * 14 * 14], the four of a token together,
-    and each as two equal frames."""
+    """A view [3, H, W] in [-1, 1] as the encoder takes it: [patches, 3 * 2 * 14 * 14]. The four patches of a token are
+    neighbours, and each is there as two equal frames."""
     channels, height, width = view.shape
     rows, columns = height // native.PIXELS_PER_TOKEN, width // native.PIXELS_PER_TOKEN
     split = native.clip_pixels(view).reshape(

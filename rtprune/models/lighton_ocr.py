@@ -40,7 +40,7 @@ FAMILY = Family(
 LONGEST_SIDE = 1540
 _IMAGE_TOKEN_ID = 151655
 _PARTS = {"text_config": "qwen3", "vision_config": "pixtral"}
-#: What config.json may say beside the sizes, and the only value that this architecture has.
+#: Settings other than sizes that config.json may have, each with the only value this architecture allows.
 _FIXED = {
     "spatial_merge_size": native.MERGE,
     "vision_feature_layer": -1,
@@ -85,7 +85,7 @@ class LightOnOcr(TransformersOcr):
 
     @torch.inference_mode()
     def encode(self, views: Sequence[Views]) -> list[Tensor]:
-        # one by one: the encoder makes its pictures one sequence under a dense mask, at a cost of their sum squared
+        # one by one: the encoder joins pictures to one sequence under a dense mask, at the cost of its length squared
         return [self._encode_one(view.global_view) for view in views]
 
     def parse(self, answer: str) -> Answer:

@@ -1,4 +1,4 @@
-"""Pictures in their own shape: one view of whole tokens, each 28 pixels square, with colours scaled as CLIP's were."""
+"""Preparation for models that keep a picture's shape: one view of whole tokens, 28 pixels square, in CLIP's colours."""
 
 from __future__ import annotations
 

@@ -73,11 +73,11 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class VisualPositions:
-    """Where a visual sequence stands in the prompt, counted from its first token.
+    """Positions of a visual sequence's tokens, counted from its first.
 
     Attributes:
         axes: int64 [A, L], position of each token on each of the model's A rotary axes.
-        extent: how far the sequence moves the positions of what follows.
+        extent: the position of the token that follows the sequence.
     """
 
     axes: Tensor
@@ -116,8 +116,8 @@ class Family:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of a model without loading its weights: ``parameters`` is how many there are of them; for the rest
-    see the properties of ``OcrModel``."""
+    """What is known of a model without loading its weights: how many ``parameters`` it has, and what the properties of
+    the same names say in ``OcrModel``."""
 
     name: str
     revision: str
@@ -136,7 +136,7 @@ class OcrModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The name it was asked for by."""
+        """The name it was loaded by."""
 
     @property
     def revision(self) -> str:
@@ -151,7 +151,7 @@ class OcrModel(Protocol):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What it can be asked for: "text", "markdown"."""
+        """The kinds of answer it can give: "text", "markdown"."""
 
     @property
     def default_task(self) -> str: ...
@@ -172,7 +172,7 @@ class OcrModel(Protocol):
 
     @property
     def answer_window(self) -> int | None:
-        """How many of an answer's latest tokens, itself included, one of them attends to; ``None``: to all."""
+        """How many of the answer's latest tokens a token attends to, itself included; ``None`` for all of them."""
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -190,10 +190,11 @@ class OcrModel(Protocol):
         """Visual tokens [L_i, D] of each picture in the order its layout describes, on the model's device."""
 
     def attention_cues(self, views: Views) -> Cues:
-        """How the vision encoder attends to a picture's free tokens. Raises ``UsageError`` where it cannot tell."""
+        """How the vision encoder attends to a picture's free tokens. Raises ``UsageError`` for models that have no such
+        attention."""
 
     def visual_positions(self, layout: TokenLayout) -> VisualPositions:
-        """Where the tokens of a visual sequence stand."""
+        """Positions of the tokens of a visual sequence."""
 
     def prompt(self, task: str) -> Prompt:
         """What stands around the visual tokens. Raises ``UsageError`` for a task the model does not have."""
@@ -214,10 +215,10 @@ class OcrModel(Protocol):
         Args:
             inputs_embeds: [B, n, D].
             position_ids: int64 [A, B, n]; may have gaps.
-            attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); or [B, 1, n, m], what is added
-                to the scores of attention; ``None`` where nothing is hidden but what follows.
-            past_key_values: what the step before returned, or a cache of the caller's; ``None`` for the first.
-            logits_to_keep: of how many positions, from the last.
+            attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); or [B, 1, n, m], added to the
+                scores of attention; ``None`` for causal attention over everything.
+            past_key_values: what the step before returned, or a cache of the caller's; ``None`` for the first step.
+            logits_to_keep: logits of this many last positions are returned.
 
         Returns:
             Logits [B, logits_to_keep, V], and the cache for the next step.

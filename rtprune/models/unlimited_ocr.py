@@ -1,4 +1,4 @@
-"""Unlimited-OCR: DeepSeek-OCR's architecture, but an answer's tokens see the prompt and the latest of each other."""
+"""Unlimited-OCR: DeepSeek-OCR's architecture, but an answer's token sees only the prompt and the latest tokens."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class UnlimitedOcr(DeepSeekOcr):
         parts = [config, language] if isinstance(language, Mapping) else [config]
         windows = [part[name] for part in parts for name in _WINDOW if part.get(name) is not None]
         window = windows[0] if windows else None
-        # a window of one would be nothing but the token itself, which the cache does not allow for
+        # the cache cannot have a window of one, the token itself
         if not isinstance(window, int) or window < 2 or set(windows) != {window}:
             raise ModelError(
                 f"config.json asks for a sliding_window of {windows or None} where Unlimited-OCR has one length",

@@ -50,7 +50,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype) 
     """Write tensors as ``dtype``, sorted by name, so that equal tensors give equal bytes."""
     packed = {name: tensors[name].detach().to("cpu", dtype).contiguous().clone() for name in sorted(tensors)}
     save_file(packed, file, metadata={"format": "pt"})
-    file.chmod(0o644)  # the library's files are for their writer alone
+    file.chmod(0o644)  # the library lets only the owner read it
 
 
 def require_fit(
@@ -87,7 +87,8 @@ def fingerprint(folder: Path) -> str:
     """First 16 hexadecimal digits of a SHA-256 over configuration, tokenizer and weights.
 
     Files above 64 MiB are sampled (their size, header and 64 evenly spread parts), so that gigabytes of weights
-    cost milliseconds: it tells checkpoints apart, it does not prove them whole. Raises `ModelError` where a file lacks.
+    cost milliseconds: it tells checkpoints apart, it does not prove them whole. Raises `ModelError` if one
+    is missing.
     """
     digest = hashlib.sha256()
     for file in [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]:

@@ -22,15 +22,15 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
-    """Layout of the visual tokens of one image, in prompt order.
+    """What stands at each position of one image's visual sequence, in prompt order.
 
     Attributes:
         kinds: uint8 [L] on the CPU, the `TokenKind` of each position. Not to be written to.
         grid: (columns, rows) of the global view in patches.
         patch: side in pixels of a patch, the part of a view that one visual token stands for; the global view is
             [3, rows * patch, columns * patch].
-        spatial: whether the free tokens of a view stand for its patches, row by row. Where they do not, a token cannot
-            be shown on the page.
+        spatial: whether the free tokens of a view stand for its patches, row by row. If not, a token cannot be shown
+            on the page.
 
     Raises:
         ValueError: ``kinds`` is not a non-empty vector of `TokenKind` values, or a side is below 1.
@@ -56,7 +56,7 @@ class TokenLayout:
 
     @classmethod
     def plain(cls, columns: int, rows: int, patch: int) -> TokenLayout:
-        """Nothing but free tokens, row by row: LightOnOCR's and GLM-OCR's. Length is ``columns * rows``.
+        """Free tokens alone, row by row, as in LightOnOCR and GLM-OCR. Length is ``columns * rows``.
 
         Args:
             patch: side in pixels of what one token stands for.
@@ -88,7 +88,7 @@ class TokenLayout:
 
     @classmethod
     def deepseek_ocr2(cls, grid: int, tiles: tuple[int, int] | None = None, tile_grid: int = 12) -> TokenLayout:
-        """DeepSeek-OCR-2's layout: tile after tile, the global view, one separator; its tokens stand for no place.
+        """DeepSeek-OCR-2's layout: tile after tile, the global view, one separator. No token has a place on the page.
 
         Length is ``rows columns t**2 + g**2 + 1``.
 

@@ -1,7 +1,7 @@
-"""How much of a page to prune: token similarity, weighed against how densely the page is written.
+"""How much of a page to prune: the more its tokens resemble each other, the more; the denser its print, the less.
 
-Source of the formulas: RTPrune (arXiv 2605.00392); where the paper leaves the normalisation of the similarity open,
-the released implementation's choice, the squared cosine, is taken.
+Source of the formulas: RTPrune (arXiv 2605.00392); the paper leaves open how the similarity is normalised, and
+the released implementation's choice is taken: the squared cosine.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 _LUMA = (0.299, 0.587, 0.114)
-_STRIP = 320  # height in pixels of what stays in a CPU's cache while it is filtered
+_STRIP = 320  # pixels: a strip of this height stays in a CPU's cache while it is filtered
 
 
 def l2_norms(features: Tensor) -> Tensor:
     """l2 norm of each token of ``features`` [N, D]: float32 [N].
 
-    Summed in float64 and rounded to float32, so that norms which are equal on paper are equal in memory whatever the
-    device, the batch or the order of summation; ties can then be broken by position.
+    Summed in float64 and rounded to float32, so that norms that are equal on paper are equal on every device, in every
+    batch and in any order of summation. Ties can then be broken by position.
     """
     norms: Tensor = torch.linalg.vector_norm(features, dim=-1, dtype=torch.float64)
     return norms.float()
@@ -45,12 +45,12 @@ def density(view: Tensor, threshold: float, patch: int = 64) -> Tensor:
         threshold: Sobel magnitude (on luma) above which a pixel counts as an edge.
         patch: side in pixels of what one visual token stands for.
 
-    Not a number where the view is not finite, as pixels in [-1, 1] always are.
+    NaN if the view is not finite.
 
     Each patch is filtered alone with zero padding, so a blank white patch of 64 pixels scores its border, 252/4096.
     """
     height, width = view.shape[-2:]
-    # On a CPU a few rows of patches at a time stay in its cache; a GPU is better asked once.
+    # A CPU filters a few rows of patches at a time, which stay in its cache; a GPU is fastest with the whole view.
     strip_height = max(1, _STRIP // patch) * patch
     strips = torch.split(view, strip_height, dim=1) if view.device.type == "cpu" else (view,)
     edges = torch.stack([_edges(strip, threshold, patch) for strip in strips]).sum(dtype=torch.float64)
@@ -58,7 +58,7 @@ def density(view: Tensor, threshold: float, patch: int = 64) -> Tensor:
 
 
 def _edges(strip: Tensor, threshold: float, patch: int) -> Tensor:
-    """Number of edge pixels in ``strip`` [3, H, W], each patch filtered alone; NaN where it is not finite."""
+    """Number of edge pixels in ``strip`` [3, H, W], each patch filtered alone; NaN if it is not finite."""
     red, green, blue = strip.float()
     luma = torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
     rows, columns = luma.shape[0] // patch, luma.shape[1] // patch

@@ -48,8 +48,8 @@ def by_conditional_diversity(tokens: FreeTokens) -> Tensor:
     """CDPruner's greedy MAP inference of a determinantal point process: int64 [P], in the order of choice.
 
     The kernel is diag(r) C diag(r), C the tokens' cosines and r their relevance to the instruction: the mean cosine
-    with its tokens, scaled to 0..1. What adds no more volume follows in the order of its relevance. Sources: CDPruner
-    (arXiv 2506.10967), sections 3.2 and 3.3; greedy inference of Chen et al. (2018), algorithm 1.
+    with its tokens, scaled to 0..1. Tokens that add no volume come last, by relevance. Sources: CDPruner (arXiv
+    2506.10967), sections 3.2 and 3.3; greedy inference of Chen et al. (2018), algorithm 1.
     """
     assert tokens.cues.prompt is not None
     relevance = relevance_to(tokens.cues.prompt, tokens.features)
@@ -87,10 +87,10 @@ def by_attention(tokens: FreeTokens) -> Tensor:
 
 
 def dominant_and_contextual(tokens: FreeTokens, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """VisionZip: the dominant tokens as they are, the contextual ones with the mean of those merged into them added.
+    """VisionZip: dominant tokens stay as they are; to a contextual one the mean of those merged into it is added.
 
-    Contextual tokens are taken from the remaining ones at even steps; each other token is merged into the one whose
-    key its own resembles most. Source: VisionZip (arXiv 2412.04467), section 3.2 and its released code.
+    Contextual tokens are taken at even steps from those that are not dominant. Every other token is merged into the
+    contextual one whose key is most like its own. Source: VisionZip (arXiv 2412.04467), section 3.2 and released code.
 
     Args:
         order: int64 [P] on the CPU, see `by_attention`.

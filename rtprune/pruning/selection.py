@@ -13,8 +13,8 @@ from rtprune.pruning.layout import TokenKind
 def kept_count(free_count: int, ratio: float) -> int:
     """M = floor(P (1 - r)), the number of free tokens that stay.
 
-    A product that misses a whole number by rounding alone counts as that number: 10 tokens at r = 0.9 keep one,
-    although 10 * (1 - 0.9) is 0.9999999999999998 in floating point.
+    Rounding errors do not cost a token: at r = 0.9, 10 tokens keep one, although 10 * (1 - 0.9) is 0.9999999999999998
+    in floating point.
     """
     return min(free_count, math.floor(free_count * (1.0 - ratio) + 1e-9))
 
@@ -31,7 +31,7 @@ def survivors(kinds: Tensor, kept_free: Tensor) -> Tensor:
         kinds: [L], the `TokenKind` of each position.
         kept_free: bool [P], which of the free tokens stay.
 
-    Newlines and separators stay, except that of newlines which have come to stand side by side only the first does.
+    Newlines and separators stay, but of newlines that have become neighbours only the first.
     """
     stays = kinds != TokenKind.FREE
     stays[~stays] = kept_free

@@ -138,11 +138,11 @@ def prune(
         layout: which of the L positions are free tokens.
         view: the global view normalised to [-1, 1], of shape ``layout.view_shape``; needed by a dynamic ratio only.
         config: how to prune; the paper's dynamic pruning when absent.
-        cues: what the methods "cdpruner" and "visionzip" look at beside the features.
+        cues: what some methods ("cdpruner", "visionzip") need in addition to the features.
 
     Returns:
-        The surviving tokens with their original positions. Where nothing is to be dropped the features come back as
-        they were given. Where every free token is, newlines and separators remain.
+        The surviving tokens with their original positions. If nothing is dropped, these are the features as given; if
+        every free token is dropped, newlines and separators remain.
 
     Raises:
         ValueError: an argument does not fit; the message says which, what was given and what is accepted.
@@ -163,7 +163,7 @@ def prune_batch(
 ) -> list[Pruned]:
     """Prune several images of any layouts, each as `prune` does, bit for bit; arguments and errors as there.
 
-    All images are on one device, which is waited for once: their lengths after pruning depend on what they show.
+    All images are on one device. It is waited for once, as the lengths after pruning depend on the images.
     """
     config = PruneConfig() if config is None else config
     views = [None] * len(features) if views is None else views
@@ -249,7 +249,7 @@ def _surviving(begun: _Begun, positions: Tensor, merged: Tensor | None) -> Tenso
     features = begun.features
     surviving = features.index_select(0, positions.to(features.device))
     if merged is not None:
-        # A sum beyond the range of a short dtype becomes its largest number, not an infinity.
+        # what a merge makes too large for a short dtype becomes its largest number, not an infinity
         limit = torch.finfo(features.dtype).max
         where = begun.layout.free[positions].nonzero().squeeze(1).to(features.device)
         surviving.index_copy_(0, where, merged.clamp(-limit, limit).to(features.dtype))
@@ -267,7 +267,7 @@ def _check_features(features: Tensor, layout: TokenLayout) -> None:
 
 
 def _require_finite(begun: _Begun, features_sum: float, dense: float) -> None:
-    """A sum is finite only where all of it is, and many times cheaper than looking at each; but it may overflow."""
+    """A finite sum shows at little cost that all features are finite; any other may be an overflow and is checked."""
     if not math.isfinite(features_sum) and not bool(begun.features.isfinite().all()):
         bad = int((~begun.features.isfinite()).any(dim=-1).sum())
         raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {begun.layout.length} tokens")

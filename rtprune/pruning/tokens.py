@@ -1,4 +1,4 @@
-"""The free tokens of one image, and what a method may look at beside them."""
+"""The free tokens of one image, and what else a method may look at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK = 64  # rows that are multiplied at a time
 
 @dataclass(frozen=True, eq=False)
 class Cues:
-    """What some rivals of RTPrune need and the features do not tell.
+    """What some methods need in addition to the features.
 
     Attributes:
         prompt: [T, D], embeddings of the instruction's tokens in the decoder's space (CDPruner).

@@ -1,4 +1,4 @@
-"""Merging what is dropped into what is kept, by entropic optimal transport with a dustbin."""
+"""Merges dropped tokens into kept ones, by entropic optimal transport with a dustbin."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Solver = Literal["scaling", "pot"]
 
 _TOLERANCE = 1e-9  # largest error of a marginal, of which the smallest is 1
 _MAX_ITERATIONS = 1000
-_WIDEST = 16.0  # exponents up to which scaling soon converges; beyond, the log domain is the safer place
+_WIDEST = 16.0  # range of exponents within which scaling converges soon; wider ones are left to the log domain
 
 
 def transport_plan(scores: Tensor, dustbin: float, regularisation: float, solver: Solver = "scaling") -> Tensor:
     """Plan T of shape [M, N] for the scores [M, N] between kept and dropped tokens: float64.
 
     Scores are augmented by a dustbin row and column; marginals are [1]*M + [N] and [1]*N + [M]. Solved in float64
-    until the marginals hold to 1e-9, which with scores in [-1, 1] takes some ten steps; the plan is the one that the
-    published 100 fixed steps reach.
+    until the marginals hold to 1e-9, which takes some ten steps for scores in [-1, 1]. The published 100 fixed steps
+    reach the same plan.
 
     Args:
         scores: [M, N], in [-1, 1].
@@ -36,8 +36,8 @@ def transport_plan(scores: Tensor, dustbin: float, regularisation: float, solver
 def by_scaling(scores: Tensor, dustbin: float, regularisation: float) -> Tensor:
     """Sinkhorn's scaling of exp(score / regularisation), the dustbin kept apart from the matrix.
 
-    Scores are cosines, so that exponents are small and nothing need be done in the log domain; where a small
-    regularisation makes them large, POT's solver is asked instead.
+    Scores are cosines, so exponents are small and the log domain is not needed. Where a small regularisation makes them
+    large, POT's solver is used instead.
     """
     top, bottom = max(1.0, dustbin), min(-1.0, dustbin)
     spread = (top - bottom) / regularisation
@@ -45,12 +45,12 @@ def by_scaling(scores: Tensor, dustbin: float, regularisation: float) -> Tensor:
         return by_pot(scores, dustbin, regularisation)
     kernel = scores.double().sub_(top).div_(regularisation).exp_()
     bin_kernel = math.exp((dustbin - top) / regularisation)
-    # asking a GPU whether it has converged would wait for it: there it takes the steps that suffice for any scores
+    # looking at a GPU's result would mean waiting for it: there, take as many steps as any scores can need
     return _scaled(kernel, bin_kernel, _enough_steps(spread), watch=not scores.is_cuda)
 
 
 def _scaled(kernel: Tensor, bin_kernel: float, steps: int, *, watch: bool) -> Tensor:
-    """``kernel`` [M, N] scaled to its marginals: in ``steps`` steps, or fewer where ``watch`` sees it converged."""
+    """``kernel`` [M, N] scaled to its marginals: ``steps`` times, or with ``watch`` until it has converged."""
     kept, dropped = kernel.shape
     columns = kernel.new_ones(dropped)
     bin_column = kernel.new_ones(())

@@ -1,10 +1,10 @@
-"""What lies below a URI, listed folder by folder, many requests at a time."""
+"""What lies below a URI, listed many requests at a time."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -30,8 +30,9 @@ def find_sizes(uri: str, suffix: str = "") -> dict[str, int]:
 def scan(uri: str, suffix: str = "") -> Iterator[tuple[str, int]]:
     """URI and size in bytes of every object below ``uri`` whose name ends in ``suffix``, each once, in no order.
 
-    Memory does not grow with the number of objects. Where the store's first thousand names are not all, the folders
-    directly below are listed beside one another. Objects written or deleted meanwhile may be in it or not.
+    Memory does not grow with the number of objects. A store's first thousand are one request; where there are more,
+    they are listed in parallel, by the first character of their names. Objects written or deleted meanwhile may be in
+    it or not.
 
     Raises:
         FileNotFoundError: there is no such bucket. A folder that is not there is empty.
@@ -66,38 +67,40 @@ def _files(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def _keys(filesystem: AbstractFileSystem, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    def ask(**asked: str) -> dict[str, Any]:
+    def ask(asked: dict[str, str]) -> dict[str, Any]:
         page: dict[str, Any] = filesystem.call_s3("list_objects_v2", Bucket=bucket, **asked)
         return page
 
-    page = ask(Prefix=prefix)
-    if not page.get("IsTruncated"):
+    asked = {"Prefix": prefix}
+    page = ask(asked)
+    waiting = deque({"Prefix": each} for each in _parts(ask, prefix)) if page.get("IsTruncated") else deque()
+    if not waiting:
         yield from _contents(page)
-        return
-    folders: list[str] = []
-    asked = {"Prefix": prefix, "Delimiter": "/"}
-    while asked:  # objects directly below, and the names of the folders
-        page = ask(**asked)
-        yield from _contents(page)
-        folders += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
-        asked = _next(asked, page)
-    waiting = deque({"Prefix": folder} for folder in folders)
+        waiting.extend(_next(asked, page))
     running: dict[Future[dict[str, Any]], dict[str, str]] = {}
     with ThreadPoolExecutor(LISTINGS_IN_FLIGHT) as pool:
         while waiting or running:
             while waiting and len(running) < LISTINGS_IN_FLIGHT:
                 asked = waiting.popleft()
-                running[pool.submit(ask, **asked)] = asked
+                running[pool.submit(ask, asked)] = asked
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                asked = _next(running.pop(done), done.result())
-                if asked:
-                    waiting.appendleft(asked)
-                yield from _contents(done.result())
+                page = done.result()
+                waiting.extendleft(_next(running.pop(done), page))
+                yield from _contents(page)
 
 
-def _next(asked: dict[str, str], page: dict[str, Any]) -> dict[str, str]:
-    """What to ask for the page after ``page``; empty where it was the last."""
-    return asked | {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
+def _parts(ask: Callable[[dict[str, str]], dict[str, Any]], prefix: str) -> list[str]:
+    """Longer prefixes that together hold all that is below ``prefix``, one for each character that a name there begins
+    with; none where there is but one, or where more names lie directly below than a request lists."""
+    page = ask({"Prefix": prefix, "Delimiter": "/"})
+    names = [each["Prefix"] for each in page.get("CommonPrefixes", ())] + [key for key, _ in _contents(page)]
+    firsts = {name[len(prefix) :][:1] for name in names} - {""}
+    return [prefix + each for each in sorted(firsts)] if len(firsts) > 1 and not page.get("IsTruncated") else []
+
+
+def _next(asked: dict[str, str], page: dict[str, Any]) -> list[dict[str, str]]:
+    """What to ask for the page after ``page``; nothing where it was the last."""
+    return [asked | {"ContinuationToken": page["NextContinuationToken"]}] if page.get("IsTruncated") else []
 
 
 def _contents(page: dict[str, Any]) -> Iterator[tuple[str, int]]:

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
+def read(path: str) -> bytes:
+    """The whole file. Raises ``FileNotFoundError``."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def write(path: str, data: bytes) -> None:
     """Write ``path`` whole, in place of what is there."""
     with _written_aside(path, data) as aside:
@@ -30,9 +36,8 @@ def replace(path: str, data: bytes, version: str) -> bool:
     """Write ``path`` whole if it still holds the bytes whose ``version_of`` is ``version``."""
     try:
         with locked(path), _written_aside(path, data) as aside:
-            with open(path, "rb") as file:
-                if version_of(file.read()) != version:
-                    return False
+            if version_of(read(path)) != version:
+                return False
             os.replace(aside, path)
             return True
     except (FileNotFoundError, NotADirectoryError):  # deleted meanwhile

@@ -40,7 +40,8 @@ def put(uri: str, data: bytes) -> None:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Write one whole object unless it exists, in one request. Of any number of racers exactly one gets ``True``.
+    """Write one whole object unless it exists, in one request (5 GB at most). Of any number of racers exactly one gets
+    ``True``.
 
     ``False`` may also mean that this very call wrote it and the answer was lost: read it to tell.
     """
@@ -57,8 +58,7 @@ def get_with_version(uri: str) -> tuple[bytes, str]:
     with store_errors(uri):
         if is_remote(uri):
             return _get_object(filesystem, path)
-        with open(path, "rb") as file:
-            data = file.read()
+        data = local.read(path)
         return data, local.version_of(data)
 
 
@@ -125,7 +125,9 @@ def exists(uri: str) -> bool:
 
 def get(uri: str) -> bytes:
     """The whole object. Raises ``FileNotFoundError`` when there is none, ``StoreError`` when the store fails."""
-    return get_with_version(uri)[0]
+    filesystem, path = open_filesystem(uri)
+    with store_errors(uri):
+        return _get_object(filesystem, path)[0] if is_remote(uri) else local.read(path)
 
 
 def get_many(uris: Sequence[str]) -> dict[str, bytes]:

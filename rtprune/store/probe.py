@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from contextlib import suppress
 
@@ -92,8 +93,9 @@ def _explained(uri: str, error: Exception) -> Exception:
 
 
 def _refused(uri: str, refusal: Refusal) -> UsageError:
+    left = "; the object that was tried, below _rtprune/, is left there" if refusal.permission == "DeleteObject" else ""
     return UsageError(
-        f"cannot write OUTPUT {uri}: {refusal.operation} was refused ({refusal.code})",
+        f"cannot write OUTPUT {uri}: {refusal.operation} was refused ({refusal.code}){left}",
         f"check the AWS credentials, that they allow s3:{refusal.permission} there, and this machine's clock; needed"
         " are s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket",
     )
@@ -145,8 +147,4 @@ def _try_folder(uri: str, folder: str) -> None:
             f"cannot write OUTPUT {uri}: {error.strerror or error}", f"name a folder with what is needed: {needed}"
         ) from error
     finally:
-        for each in (second, first):
-            with suppress(OSError):
-                os.remove(each)
-        with suppress(OSError):
-            os.rmdir(folder)
+        shutil.rmtree(folder, ignore_errors=True)

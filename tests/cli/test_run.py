@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rtprune.dataset import Output, committed_units
+from rtprune.dataset import Output, done_units
 from rtprune.errors import UsageError
 from tests.processes import descendants, started, wait_until
 from tests.sources import assert_complete, quick_flags, write_corpus
@@ -22,7 +22,7 @@ from tests.sources import assert_complete, quick_flags, write_corpus
 def committed(output: Path) -> int:
     """Units committed so far; 0 before there is a dataset."""
     try:
-        return len(committed_units(Output.existing(str(output))))
+        return len(done_units(Output.existing(str(output))))
     except UsageError:
         return 0
 

@@ -50,6 +50,12 @@ def worker(output: Output, random_checkpoint: Path) -> Worker:
     return made
 
 
+def instant(output: Output, settings: RunSettings) -> InstantWorker:
+    worker = InstantWorker(output, "r1", settings, "instant", Placement(1, 1.0))
+    worker.ready()
+    return worker
+
+
 class Nothing:
     """A rendering of which no page is ever ready."""
 
@@ -126,15 +132,13 @@ def test_pages_of_an_object_that_is_gone_are_read_from_its_duplicate(
         if fate == "changed":
             write_pdf(gone, 3, "another")
     settings = quick_settings(random_checkpoint, batch_pages=3)
-    worker = InstantWorker(output, "r1", settings, "instant", Placement(1, 1.0))
-    worker.ready()
-    worker.work(Assignment(unit))
+    instant(output, settings).work(Assignment(unit))
     assert [(row["page"], row["status"], row["uri"]) for row in read_pages(output).to_pylist()] == [
         (1, "ok", str(third)),
         (2, "ok", str(third)),
     ]
     third.unlink()
-    receipt = worker.work(Assignment(unit, page=0))
+    receipt = instant(output, settings).work(Assignment(unit, page=0))
     assert [(row.reason, row.uri) for row in receipt.rows] == [(fate, str(first))]
 
 
@@ -181,9 +185,11 @@ def test_pages_of_several_units_flow_through_one_engine(
     class Meeting(InstantEngine):
         def stream(self, pages: Iterable[Any], audited: object) -> Iterator[tuple[Any, Any]]:
             held: list[Any] = []
+            met: set[Any] = set()
             for name, _ in filter(None, pages):
                 held.append(name)
-                if len({each.reading for each in held}) == 2:
+                met.add(name.reading)
+                if len(met) == 2:
                     yield from ((each, self.result()) for each in held)
                     held.clear()
 

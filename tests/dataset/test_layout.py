@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from threading import Barrier
 
@@ -89,14 +90,28 @@ def test_an_output_of_a_later_format_is_refused(output: Output) -> None:
         Output.existing(output.uri)
 
 
-def test_a_store_that_ignores_the_condition_is_refused(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_ignores_the_condition_is_refused_before_anything_is_written(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def overwrite(uri: str, data: bytes) -> bool:
         put(uri, data)
         return True
 
-    monkeypatch.setattr("rtprune.dataset.layout.create_if_absent", overwrite)
+    monkeypatch.setattr(import_module("rtprune.store.probe"), "create_if_absent", overwrite)
     with pytest.raises(UsageError, match="conditional writes"):
+        Output.open(f"{bucket}/out", CONFIG)
+    assert find(bucket) == []
+
+
+def test_a_store_is_probed_again_at_every_opening(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uri: str) -> None:
+        raise UsageError(f"the store of {uri} changed its ways")
+
+    monkeypatch.setattr("rtprune.dataset.layout.probe", refuse)
+    with pytest.raises(UsageError, match="changed its ways"):
         Output.open(output.uri, CONFIG)
+    with pytest.raises(UsageError, match="mode is"):
+        Output.open(output.uri, CONFIG | {"mode": "small"})
     assert Output.existing(output.uri) == output
 
 
@@ -117,16 +132,9 @@ def test_a_local_output_that_may_not_be_written_is_refused(tmp_path: Path, monke
         def refuse(path: str, exist_ok: bool = False) -> None:
             raise PermissionError(13, "Permission denied", path)
 
-        monkeypatch.setattr("rtprune.dataset.layout.os.makedirs", refuse)
+        monkeypatch.setattr("os.makedirs", refuse)
     with pytest.raises(UsageError, match="Permission denied"):
         Output.open(str(folder), CONFIG)
-
-
-def test_a_control_folder_that_became_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Output.open(str(tmp_path / "out"), CONFIG)
-    monkeypatch.setattr("rtprune.dataset.layout.os.access", lambda path, mode: False)
-    with pytest.raises(UsageError, match="permission denied"):
-        Output.open(str(tmp_path / "out"), CONFIG)
 
 
 def test_a_bucket_that_does_not_exist_is_named(bucket: str) -> None:

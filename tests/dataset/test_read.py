@@ -46,8 +46,8 @@ def test_a_plain_reader_of_a_local_folder_is_not_disturbed_by_what_a_killed_writ
         commit_unit(output, unit, rows_of(unit), "r1")
     half = Path(output.unit_uri(unit.unit_id))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rtprune.store.os.replace", lambda aside, path: None)
-        patch.setattr("rtprune.store.os.remove", lambda aside: None)  # a killed process does not get to this
+        patch.setattr("rtprune.store.local.os.replace", lambda aside, path: None)
+        patch.setattr("rtprune.store.local.os.remove", lambda aside: None)  # a killed process does not get to this
         put(str(half.with_name("half.parquet")), b"PAR1")
     assert len(list(half.parent.iterdir())) == 2
     assert pads.dataset(str(tmp_path / "out" / "pages"), format="parquet").count_rows() == 2

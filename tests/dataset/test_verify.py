@@ -210,8 +210,10 @@ def test_a_unit_whose_file_is_gone_is_read_again(filled: Output) -> None:
     assert (verdict.pages, verdict.unread_pages) == (17, 2)
 
 
-def test_quick_finds_by_size_and_reading_but_not_by_checksum(filled: Output) -> None:
+def test_quick_reads_of_large_files_only_which_pages_they_hold(filled: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     break_file(filled, "wrong-checksum")
+    assert kinds(verify_dataset(filled, quick=True)) == {"wrong-checksum": 1}
+    monkeypatch.setattr(verify, "WHOLE_BYTES", 0)
     assert verify_dataset(filled, quick=True).sound
     break_file(filled, "wrong-size")
     assert "wrong-size" in kinds(verify_dataset(filled, quick=True))

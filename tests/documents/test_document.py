@@ -34,6 +34,50 @@ def test_bytes_before_the_pdf_header_do_not_hide_it(make_pdf):
     assert open_document("u", b"\r\n" * 200 + make_pdf("one")).page_count == 1
 
 
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", bytes(1020)])
+def test_a_pdf_header_may_stand_anywhere_in_the_first_kilobyte(before, make_pdf):
+    assert open_document("u", before + make_pdf("one").replace(b"%PDF-", b"%PDF ", 1)).page_count == 1
+
+
+@pytest.mark.parametrize("name", ["folder/scan.pdf", "folder/SCAN.PDF"])
+def test_a_pdf_without_a_header_is_known_by_its_name(name, make_pdf):
+    data = make_pdf("one", "two").split(b"\n", 1)[1]
+    for headless in (data, b"x" * 3000 + data):
+        document = open_document(name, headless)
+        assert (document.kind, document.page_count) == ("pdf", 2)
+        assert refusal(headless).reason == "not-a-document"
+
+
+def test_an_encrypted_pdf_without_a_header_needs_its_password(make_pdf):
+    data = make_pdf("one", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="sesame", owner_pw="owner")
+    headless = data.split(b"\n", 1)[1]
+    assert open_document("a.pdf", headless, "sesame").page_count == 1
+    with pytest.raises(DocumentError, match="--password"):
+        open_document("a.pdf", headless)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(range(256)) * 40,
+        b"plain text " * 400,
+        b"<html><body>Not found</body></html>",
+        b"1 0 obj\n<</Type/Foo>>\nendobj\n",
+        b"GIF89a" + bytes(40),
+        b"PK\3\4" + bytes(40),
+    ],
+)
+def test_a_name_alone_makes_no_document(data):
+    with pytest.raises(DocumentError, match="neither PDF nor") as caught:
+        open_document("folder/name.pdf", data)
+    assert caught.value.reason == "not-a-document"
+
+
+def test_a_known_hash_is_not_computed_again(make_pdf):
+    assert open_document("u", make_pdf("one"), doc_id="known").doc_id == "known"
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 def test_pictures_are_known_by_content(kind, drawing, encode):
     document = open_document("name.pdf", encode(drawing, kind))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from rtprune.documents import (
     PageRange,
     Renderers,
     Rendering,
+    document_cache,
     open_document,
+    read_object,
     render_pages,
     rendering,
 )
@@ -30,7 +34,7 @@ MakePdf = Callable[..., bytes]
 #: Found by the renderer's Python when it starts; pages misbehave as their text says.
 MISBEHAVIOUR = """
 import os, sys, time
-from rtprune.documents import pages, document
+from rtprune.documents import pages
 attempt = pages._attempt
 def misbehave(render, page):
     found = attempt(render, page)
@@ -47,20 +51,14 @@ def misbehave(render, page):
     return found
 pages._attempt = misbehave
 once = {once!r}
-opened = document.open_document
-def refuse(uri, data, password=None):
+open_pdf = pages.open_pdf
+def refuse(data, password, uri):
     if "opening-hangs" in uri:
         time.sleep(600)
     if "opening-dies" in uri:
         os.kill(os.getpid(), 9)
-    return opened(uri, data, password)
-document.open_document = refuse
-fetch = document.read_object
-def away(uri):
-    if "away" in uri:
-        raise document.StoreError("the store is away", "wait")
-    return fetch(uri)
-document.read_object = away
+    return open_pdf(data, password, uri)
+pages.open_pdf = refuse
 """
 
 
@@ -179,13 +177,18 @@ def test_documents_that_changed_or_vanished_are_faults(make_pdf: MakePdf, tmp_pa
 
 
 def test_a_missing_password_and_a_store_that_is_away_are_raised(
-    make_pdf: MakePdf, tmp_path: Path, misbehaving: None
+    make_pdf: MakePdf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = stored(tmp_path / "a", make_pdf("one", user_pw="sesame", encryption=4))
     with renderers() as made, pytest.raises(UsageError, match="opened with another password"):
         taken(made.rendering([locked]))
     with renderers(password="sesame") as made:
         assert not faults(taken(made.rendering([locked])))
+
+    def away(uri: str) -> bytes:
+        raise StoreError("the store is away", "wait")
+
+    monkeypatch.setattr(document_cache, "read_object", away)
     with renderers() as made, pytest.raises(StoreError, match="the store is away"):
         taken(made.rendering([PageRange("s3://bucket/away", "0" * 64, 1, 1)]))
 
@@ -198,10 +201,94 @@ def test_pages_wait_for_their_reader_in_bounded_memory(
     monkeypatch.setattr(rendering, "AHEAD_BYTES", 5 * page)
     with renderers() as made:
         pages = made.rendering([stored(tmp_path / "a", data, 1, 30)])
-        wait_until(lambda: len(pages._ready) == 5, "as many pages as may wait")
+        wait_until(lambda: len(pages._ready) >= 5, "as many pages as may wait")
         time.sleep(0.3)
-        assert pages._held == 5 * page
+        assert 5 * page <= pages._held <= 7 * page
         assert len(taken(pages)) == 30
+
+
+def test_a_rendering_that_nobody_reads_yet_holds_up_no_other(
+    make_pdf: MakePdf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "AHEAD_BYTES", 1)
+    pages = stored(tmp_path / "a", make_pdf(*map(str, range(30))), 1, 30)
+    with renderers() as made:
+        unread = made.rendering([pages])
+        wait_until(lambda: bool(unread._ready), "its first page")
+        assert len(taken(made.rendering([pages]))) == 30
+        assert len(taken(unread)) == 30
+
+
+def test_a_document_that_is_slow_to_come_holds_up_no_other(
+    make_pdf: MakePdf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = stored(tmp_path / "slow", make_pdf("one")), stored(tmp_path / "b", make_pdf("two"))
+    sent = threading.Event()
+
+    def read(uri: str) -> bytes:
+        assert uri == quick.uri or sent.wait(60)
+        return read_object(uri)
+
+    monkeypatch.setattr(document_cache, "read_object", read)
+    with renderers() as made:
+        pages = (page for page in made.rendering([slow, quick]) if page is not None)
+        assert next(pages)[0] == 1
+        sent.set()
+        assert next(pages)[0] == 0
+
+
+def test_a_document_is_fetched_once_for_all_its_windows_and_renderings(
+    make_pdf: MakePdf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uris = []
+
+    def read(uri: str) -> bytes:
+        uris.append(uri)
+        return read_object(uri)
+
+    monkeypatch.setattr(document_cache, "read_object", read)
+    first, second = stored(tmp_path / "a", make_pdf(*"abc" * 10), 1, 30), stored(tmp_path / "b", make_pdf("one"))
+    with renderers(2) as made:
+        begun = [made.rendering([first, second, first]), made.rendering([first])]
+        assert [len(taken(each)) for each in begun] == [61, 30]
+        assert len(taken(made.rendering([second]))) == 1
+    assert sorted(uris) == [first.uri, second.uri]
+
+
+def test_pages_come_from_a_copy_where_the_object_is_gone_or_changed(make_pdf: MakePdf, tmp_path: Path) -> None:
+    data = make_pdf("one")
+    gone, changed, here = (stored(tmp_path / name, data) for name in ("gone", "changed", "here"))
+    Path(gone.uri).unlink()
+    Path(changed.uri).write_bytes(make_pdf("other"))
+    copies = (changed.uri, gone.uri, here.uri)
+    with renderers() as made:
+        pages = made.rendering([replace(each, copies=copies) for each in (gone, changed, here)])
+        assert not faults(taken(pages))
+        assert [pages.source(index) for index in range(3)] == [here.uri] * 3
+
+
+def test_a_renderer_reads_a_document_without_a_header_by_the_name_it_was_planned_with(
+    make_pdf: MakePdf, tmp_path: Path
+) -> None:
+    data = make_pdf("one").split(b"\n", 1)[1]
+    gone, copy = stored(tmp_path / "gone.pdf", data), stored(tmp_path / "copy", data)
+    Path(gone.uri).unlink()
+    with renderers() as made:
+        assert not faults(taken(made.rendering([replace(gone, copies=(copy.uri,))])))
+
+
+def test_nothing_is_left_when_renderers_are_closed(make_pdf: MakePdf, tmp_path: Path) -> None:
+    pages = stored(tmp_path / "a", make_pdf(*map(str, range(30))), 1, 30)
+
+    def counts() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = counts()
+    with renderers(2) as made:
+        assert len(taken(made.rendering([pages]))) == 30
+        unread = made.rendering([pages])
+        assert next(page for page in unread if page is not None)
+    wait_until(lambda: counts() <= before, f"descriptors and threads to end: {before}")
 
 
 def test_a_rendering_nobody_wants_makes_way_for_the_next(make_pdf: MakePdf, tmp_path: Path) -> None:

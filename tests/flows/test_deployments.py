@@ -21,7 +21,7 @@ import yaml
 
 from flows.compact_dataset import compact_dataset
 from flows.ocr_corpus import ocr_corpus
-from rtprune.dataset import Output, committed_units, verify_dataset
+from rtprune.dataset import Output, done_units, verify_dataset
 from tests.processes import wait_until
 from tests.sources import assert_complete, quick_settings, write_corpus
 
@@ -158,13 +158,13 @@ def test_cancelled_flow_run_finishes_the_units_at_work_and_says_how_to_go_on(
     source, out = write_corpus(tmp_path / "source", documents=1, pages=pages), tmp_path / "out"
     given = {"source": str(source), "output": str(out), "model": "none", "unit_pages": 1, "workers": 1}
     flow_run = deployed.start("ocr-corpus/manual", **given)
-    wait_until(lambda: len(list(out.glob("_rtprune/markers/*"))) >= 3, "the first units")
+    wait_until(lambda: len(list(out.glob("pages/??/*.parquet"))) >= 3, "the first units")
     deployed.cancel(flow_run)
     ended, message = deployed.end(flow_run)
     assert ended == "CANCELLED"
     assert "run the deployment again for the rest" in message
     dataset = Output.existing(str(out))
-    units = len(committed_units(dataset))
+    units = len(done_units(dataset))
     assert 3 <= units < pages
     assert f"stopped after {units} units" in message
     assert verify_dataset(dataset).sound

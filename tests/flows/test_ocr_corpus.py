@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import ParameterTypeError
 
 from flows.ocr_corpus import ocr_corpus
-from rtprune.corpus import steps
+from rtprune.corpus import run as steps
 from rtprune.corpus.run import run_corpus
 from rtprune.errors import ModelError, StoreError
 from rtprune.store import join

@@ -62,7 +62,7 @@ def generate(model: DeepSeekOcr, inputs: dict[str, Any], **options: Any) -> Any:
     return model.network.generate(**inputs, **(arguments | {"eos_token_id": None} | options))
 
 
-PAGES = [page(0, (320, 400)), page(1, (700, 500)), page(2, (1300, 600))]
+PAGES = [page(0, (320, 400)), page(1, (700, 340)), page(2, (660, 1300))]
 
 
 @pytest.mark.parametrize("mode", ["tiny", "gundam"])

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from transformers import UnlimitedOcrForConditionalGeneration
 
-from rtprune import Engine, ReadSettings, attach, load_model, register_model_family
+from rtprune import Engine, PruneConfig, ReadSettings, attach, load_model, register_model_family
 from rtprune.cli import main
 from rtprune.errors import PluginError
 from rtprune.models import FAMILIES, Answer, Family, describe, families
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.family import TransformersOcr
+from rtprune.models.native import clip_pixels
 from tests.guides import declare, follow
 
 TOY = Family(
@@ -142,9 +144,23 @@ def test_names_of_this_package_cannot_be_replaced() -> None:
 
 
 @pytest.mark.slow
-def test_the_guide_s_package_is_found_by_every_process_of_a_run(tmp_path: Path) -> None:
+def test_the_guide_s_package_is_found_by_every_process_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     printed = follow("adding-a-model.md", tmp_path)
     assert printed.count("16 -> 12 visual tokens") == 2
     assert "GOT-OCR 2.0: stepfun-ai/GOT-OCR-2.0-hf, weights under Apache-2.0" in printed
     assert "read by random-got-ocr in mode base" in printed
     assert "pages             1 (truncated 1)" in printed
+
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    model: Any = load_model(str(tmp_path / "random-got-ocr"), device="cpu")
+    views = model.prepare(Image.new("RGB", (640, 480), "white"), "base")
+    image_token = model.network.config.image_token_id
+    attachment = attach(model.network, PruneConfig(ratio=0.25))
+    model.network.generate(
+        input_ids=torch.full((1, views.layout.length), image_token),
+        pixel_values=clip_pixels(views.global_view)[None],
+        max_new_tokens=2,
+    )
+    assert [(facts.free_before, facts.free_after) for facts in attachment.facts] == [(16, 12)]

@@ -173,14 +173,14 @@ def test_a_sideways_photograph_is_turned_upright() -> None:
 def test_a_picture_without_pixels_is_the_documents_fault(size: tuple[int, int]) -> None:
     with pytest.raises(DocumentError, match=rf"no pixels: {size[0]} x {size[1]}") as caught:
         prepare(Image.new("RGB", size), "tiny")
-    assert caught.value.kind == "empty-picture"
+    assert caught.value.reason == "empty-picture"
 
 
 @pytest.mark.parametrize("mode", ["base", "large", "gundam"])
 def test_a_picture_that_would_vanish_is_the_documents_fault(mode: str) -> None:
     with pytest.raises(DocumentError, match="vanishes") as caught:
         prepare(Image.new("RGB", (9000, 1)), mode)
-    assert caught.value.kind == "too-thin"
+    assert caught.value.reason == "too-thin"
     assert prepare(Image.new("RGB", (9000, 1)), "tiny").content_box == (0, 0, 512, 512)
 
 
