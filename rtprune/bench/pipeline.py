@@ -99,18 +99,23 @@ def bench_pipeline(*, pages: int, workers: int, page_ms: float, repeats: int) ->
     }
 
 
-def _write_corpus(folder: Path, pages: int) -> Path:
-    """PDF documents whose pages are full of text."""
+def pdf(first: int, pages: int) -> bytes:
+    """A PDF document whose pages, numbered from ``first``, are full of text; no two pages are alike."""
     import pymupdf
 
+    with pymupdf.open() as document:
+        for page in range(first, first + pages):
+            sheet = document.new_page(width=595, height=842)
+            for line in range(LINES):
+                sheet.insert_text((60, 80 + 15 * line), f"{page} {line} {WORDS}", fontsize=11)
+        return bytes(document.tobytes())
+
+
+def _write_corpus(folder: Path, pages: int) -> Path:
+    """A folder of documents with so many pages together."""
     folder.mkdir()
     for first in range(0, pages, DOCUMENT_PAGES):
-        with pymupdf.open() as document:
-            for page in range(first, min(first + DOCUMENT_PAGES, pages)):
-                sheet = document.new_page(width=595, height=842)
-                for line in range(LINES):
-                    sheet.insert_text((60, 80 + 15 * line), f"{page} {line} {WORDS}", fontsize=11)
-            document.save(folder / f"{first:06d}.pdf")
+        (folder / f"{first:06d}.pdf").write_bytes(pdf(first, min(DOCUMENT_PAGES, pages - first)))
     return folder
 
 

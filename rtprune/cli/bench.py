@@ -147,9 +147,26 @@ def pipeline(
         float, Parameter(help="How long the simulated engine takes for a page, in ms.", validator=above_0, metavar="MS")
     ] = 100.0,
     repeats: Annotated[Number, Parameter(help="Runs of line and bare loop.")] = 2,
+    store: Annotated[
+        str | None,
+        Parameter(
+            help="Measure instead what latency costs: s3:// prefix to write small documents to and read them from, at "
+            "the endpoint AWS_ENDPOINT_URL (http).",
+            metavar="URI",
+        ),
+    ] = None,
+    documents: Annotated[Number, Parameter(help="With --store: how many documents.")] = 400,
+    delay_ms: Annotated[
+        float, Parameter(help="With --store: how much later every call comes.", validator=above_0, metavar="MS")
+    ] = 50.0,
     json: AsJson = False,
 ) -> int:
-    """Compare the line without a model with bare rendering, and measure its scaling."""
+    """Compare the line without a model with bare rendering, and measure its scaling, or what latency costs it."""
+    if store is not None:
+        from rtprune.bench import latency
+
+        measured = latency.bench_latency(store=store, documents=documents, workers=workers, delay_ms=delay_ms)
+        return _print(measured, latency.report(measured), json)
     from rtprune.bench.pipeline import bench_pipeline, report
 
     measured = bench_pipeline(pages=pages, workers=workers, page_ms=page_ms, repeats=repeats)

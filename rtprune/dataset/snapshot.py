@@ -29,7 +29,7 @@ from rtprune.dataset.schema import DocumentRow, storable
 from rtprune.errors import Reason, RTPruneError
 from rtprune.store import create_if_absent, find, get, get_many, join, put
 
-MEMORY = "192MB"  # for DuckDB; what needs more goes to disk
+MEMORY = "64MB"  # for DuckDB; what needs more goes to disk
 BATCH_OBJECTS = 10_000
 PLANS_AT_ONCE = 32
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote_plus
@@ -18,12 +17,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from rtprune.errors import UsageError
-from rtprune.store import get, join
+from rtprune.store import get, is_remote, join, open_filesystem
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 MANIFEST = "manifest.json"
 SLICE_ROWS = 10_000
-MEMORY = "192MB"  # for DuckDB; what needs more goes to disk
+HEADER_BYTES = 2**16
+MEMORY = "64MB"  # for DuckDB; what needs more goes to disk
 
 #: Names under which a column is known: to AWS in CSV, to AWS in Parquet and ORC, to us.
 ALIASES = {
@@ -81,7 +81,7 @@ def _parts(source: str) -> Iterator[pa.Table]:
         else:
             form = "parquet" if source.lower().endswith(".parquet") else "csv"
             packed = source.lower().endswith(".gz")
-            for part in _tables(get(source), form, packed=packed):
+            for part in _tables(_opener(source), form, packed=packed):
                 yield _objects(part, source, encoded=False)
     except FileNotFoundError as error:
         raise UsageError(f"the inventory {source} or a part of it does not exist", "check its path") from error
@@ -104,11 +104,20 @@ def _reported(source: str) -> Iterator[pa.Table]:
         data = get(uri)
         if checksum and hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum:
             raise UsageError(f"{uri}, a part of the inventory {source}, is damaged: its MD5 is not {checksum}")
-        for part in _tables(data, form, packed=form == "csv", names=names):
+        for part in _tables(partial(pa.BufferReader, data), form, packed=form == "csv", names=names):
             yield _objects(part, uri, encoded=form == "csv")
 
 
-def _tables(data: bytes, form: str, *, packed: bool, names: list[str] | None = None) -> Iterator[pa.Table]:
+def _opener(source: str) -> Callable[[], pa.NativeFile]:
+    """What opens an object as a file; one on a disk is not loaded as a whole."""
+    return (
+        partial(pa.BufferReader, get(source)) if is_remote(source) else partial(pa.OSFile, open_filesystem(source)[1])
+    )
+
+
+def _tables(
+    opened: Callable[[], pa.NativeFile], form: str, *, packed: bool, names: list[str] | None = None
+) -> Iterator[pa.Table]:
     """The rows in a file, some thousand at a time.
 
     Args:
@@ -116,25 +125,28 @@ def _tables(data: bytes, form: str, *, packed: bool, names: list[str] | None = N
         packed: whether it is compressed by gzip.
         names: of the columns, where a CSV file has no header.
     """
-    source = pa.BufferReader(data)
     if form == "csv":
-        named = names or _header(gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data))
+
+        def stream() -> pa.NativeFile:
+            return pa.CompressedInputStream(opened(), "gzip") if packed else opened()
+
+        named = names or _header(stream())
         text = pacsv.ConvertOptions(column_types=dict.fromkeys(named, pa.string()), strings_can_be_null=True)
-        stream = pa.CompressedInputStream(source, "gzip") if packed else source
-        with pacsv.open_csv(stream, pacsv.ReadOptions(column_names=names), convert_options=text) as batches:
+        with pacsv.open_csv(stream(), pacsv.ReadOptions(column_names=names), convert_options=text) as batches:
             yield from (pa.Table.from_batches([batch]) for batch in batches)
     elif form == "orc":
         import pyarrow.orc as orc
 
-        file = orc.ORCFile(source)
-        yield from (pa.Table.from_batches([file.read_stripe(number)]) for number in range(file.nstripes))
+        stripes = orc.ORCFile(opened())
+        yield from (pa.Table.from_batches([stripes.read_stripe(number)]) for number in range(stripes.nstripes))
     else:
-        batches = pq.ParquetFile(source).iter_batches(SLICE_ROWS)
+        batches = pq.ParquetFile(opened()).iter_batches(SLICE_ROWS)
         yield from (pa.Table.from_batches([batch]) for batch in batches)
 
 
-def _header(file: gzip.GzipFile | io.BytesIO) -> list[str]:
-    return file.readline().decode("utf-8-sig", "replace").strip().replace('"', "").split(",")
+def _header(file: pa.NativeFile) -> list[str]:
+    first: bytes = file.read(HEADER_BYTES).split(b"\n", 1)[0]
+    return first.decode("utf-8-sig", "replace").strip().replace('"', "").split(",")
 
 
 def _objects(table: pa.Table, source: str, *, encoded: bool) -> pa.Table:
