@@ -66,8 +66,8 @@ class PageFlow:
         while True:
             try:
                 for name, result in self._engine.stream(self._pages(), self._is_audited):
-                    del self._in_engine[name]
                     name.reading.take(name, result)
+                    del self._in_engine[name]
             except Exception as error:
                 if _device_is_lost(error):  # only a new process has it back
                     os._exit(1)

@@ -13,7 +13,7 @@ in flight   its worker is lost, alone                           charged
 in flight   it raises ``StoreError``                            charged
 in flight   it raises any other error of ours                   the run ends with it
 in flight   it raises what no document should cause, alone      failed
-in flight   its worker gives it back                            waiting
+in flight   its worker gives it back                            waiting; left for the next run after a stop
 suspect     a worker that has nothing else takes it             in flight, alone
 charged     fewer than ``max_attempts`` times                   suspect; waiting after a ``StoreError``
 charged     ``max_attempts`` times                              failed
@@ -119,7 +119,7 @@ class UnitQueue(Generic[U, R]):
         self._count = parts
         self._max_attempts = max_attempts
         self._failures_in_a_row = failures_in_a_row
-        self._exhausted = False
+        self._exhausted = self._stopped = False
         self._again: deque[Task[U]] = deque()  # may share a worker
         self._suspects: deque[Task[U]] = deque()
         self._parts: deque[Task[U]] = deque()
@@ -205,13 +205,14 @@ class UnitQueue(Generic[U, R]):
                 self._charge(task, failure, again=self._suspects)
 
     def returned(self, task: Task[U]) -> None:
-        """A worker gives a task back undone."""
+        """A worker gives a task back undone; after a stop it is left for the next run."""
         self.in_flight -= 1
-        (self._suspects if task.alone else self._again).appendleft(task)
+        if not self._stopped:
+            (self._suspects if task.alone else self._again).appendleft(task)
 
     def stop(self) -> int:
-        """Begin nothing more; returns how many units have not begun, of those that were taken before."""
-        self._exhausted = True
+        """Begin nothing more, and divide nothing; returns how many units have not begun, of those taken before."""
+        self._exhausted = self._stopped = True
         dropped = {task.whole or task for task in (*self._again, *self._suspects, *self._parts)}
         dropped |= {task for task, _ in self._failed}
         self._again.clear()
@@ -279,6 +280,8 @@ class UnitQueue(Generic[U, R]):
         for task, failure in failed:
             if isinstance(failure.error, StoreError):
                 self.ended.append(Ended(task.unit, postponed=failure.error))
+                continue
+            if self._stopped:
                 continue
             count = self._count(task.unit)
             self.divided.append((task.unit, failure))

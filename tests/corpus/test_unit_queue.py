@@ -232,6 +232,17 @@ def test_the_parts_of_a_unit_that_the_store_does_not_give_are_dropped() -> None:
     assert [(ended.unit, ended.postponed) for ended in queue.ended] == [("b", None), ("a", AWAY)]
 
 
+def test_what_comes_back_or_fails_after_a_stop_is_left_for_the_next_run() -> None:
+    queue = queue_of("a", "b", "c", max_attempts=1)
+    a, b = take(queue), take(queue, idle=False)
+    queue.stop()
+    queue.returned(a)
+    queue.lost([b], "worker-died")
+    assert queue.take(idle=True) is None
+    assert queue.finished
+    assert not queue.ended
+
+
 def test_once_stopped_nothing_more_begins() -> None:
     queue = queue_of("a", "b", "c")
     a = take(queue)

@@ -42,6 +42,8 @@ class Driver:
         before: Callable[[], object] | None = None,
     ) -> None:
         self._said, self._complained = folder / f"{id(self)}.out", folder / f"{id(self)}.err"
+        for path in (self._said, self._complained):  # it may be killed before it has opened them
+            path.write_bytes(b"")
         self._process = CONTEXT.Process(
             target=_run,
             args=(list(arguments), dict(environment), str(self._said), str(self._complained), before),
