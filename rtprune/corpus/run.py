@@ -247,7 +247,8 @@ def recorded(run: Run, output: Output) -> Iterator[None]:
         yield
     except BaseException as error:
         message = str(error) if isinstance(error, RTPruneError) else type(error).__name__
-        record_run(output, _row(run, "failed" if isinstance(error, Exception) else "stopped", message))
+        with suppress(RTPruneError, OSError):  # what went wrong first is what to say
+            record_run(output, _row(run, "failed" if isinstance(error, Exception) else "stopped", message))
         raise
 
 

@@ -227,8 +227,8 @@ class _Gathering:
         self._group_bytes = group_bytes
         self._sink = io.BytesIO()
         self._writer = parquet_writer(self._sink, PAGES)
-        self._waiting = PAGES.empty_table()
-        self._waiting_stored = 0
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = self._waiting_bytes = self._waiting_stored = 0
 
     @property
     def size(self) -> int:
@@ -238,24 +238,28 @@ class _Gathering:
     def add(self, rows: pa.Table, stored_bytes: int) -> None:
         """Append rows that took ``stored_bytes`` where they were stored before."""
         self.rows += len(rows)
-        self._waiting = pa.concat_tables([self._waiting, rows])
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows)
+        self._waiting_bytes += rows.nbytes
         self._waiting_stored += stored_bytes
-        if len(self._waiting) >= ROW_GROUP_ROWS:
-            self._write(len(self._waiting) // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
-        elif self._waiting.nbytes >= self._group_bytes:
-            self._write(len(self._waiting))
+        if self._waiting_rows >= ROW_GROUP_ROWS:
+            self._write(self._waiting_rows // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
+        elif self._waiting_bytes >= self._group_bytes:
+            self._write(self._waiting_rows)
 
     def finish(self, units: Sequence[str]) -> bytes:
         """The whole file, which holds ``units``; nothing can be appended any more."""
-        self._write(len(self._waiting))
+        self._write(self._waiting_rows)
         name_units(self._writer, units)
         self._writer.close()
         return sealed(self._sink)
 
     def _write(self, count: int) -> None:
+        """Write the first ``count`` of the rows that wait."""
         if not count:
             return
-        self._writer.write_table(self._waiting.slice(0, count), row_group_size=ROW_GROUP_ROWS)
-        left = self._waiting.slice(count)
-        self._waiting_stored = self._waiting_stored * len(left) // len(self._waiting)
-        self._waiting = left
+        waiting = pa.concat_tables(self._waiting)
+        self._writer.write_table(waiting.slice(0, count), row_group_size=ROW_GROUP_ROWS)
+        left = waiting.slice(count)
+        self._waiting_stored = self._waiting_stored * len(left) // len(waiting)
+        self._waiting, self._waiting_rows, self._waiting_bytes = [left], len(left), left.nbytes

@@ -159,7 +159,7 @@ class Snapshot:
             UsageError: ``run_id`` cannot name a file.
         """
         check_run_id(run_id)
-        rows = [replace(row, uri=storable(row.uri)) for row in documents]
+        rows = [row if row.uri.isascii() else replace(row, uri=storable(row.uri)) for row in documents]
         while True:
             self.refresh()
             new = without_repeats(self._lacking(rows), self._planned_contents(rows))

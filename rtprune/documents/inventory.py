@@ -134,26 +134,26 @@ def _objects(table: pa.Table, source: str, *, encoded: bool) -> pa.Table:
     Args:
         encoded: whether keys are URL-encoded, as in CSV reports.
     """
-    found = {ours: name for ours, names in ALIASES.items() for name in names if name in table.column_names}
+    columns = {ours: name for ours, names in ALIASES.items() for name in names if name in table.column_names}
     for flag, wanted in (("latest", "true"), ("deleted", "false")):
-        if flag in found:
-            table = table.filter(pc.equal(pc.utf8_lower(_text(table.column(found[flag]))), wanted))
-    if "uri" in found:
-        uris = _text(table.column(found["uri"]))
-    elif "bucket" in found and "key" in found:
-        keys = _text(table.column(found["key"]))
+        if flag in columns:
+            table = table.filter(pc.equal(pc.utf8_lower(_text(table.column(columns[flag]))), wanted))
+    if "uri" in columns:
+        uris = _text(table.column(columns["uri"]))
+    elif "bucket" in columns and "key" in columns:
+        keys = _text(table.column(columns["key"]))
         if encoded:
             keys = pa.array([unquote_plus(key) for key in keys.to_pylist()], pa.string())
-        uris = pc.binary_join_element_wise("s3:/", _text(table.column(found["bucket"])), keys, "/")
+        uris = pc.binary_join_element_wise("s3:/", _text(table.column(columns["bucket"])), keys, "/")
     else:
         raise UsageError(
             f"the inventory {source} has no column 'uri', nor 'bucket' and 'key'",
             f"it has: {', '.join(table.column_names)}",
         )
     nothing = pa.nulls(len(table), pa.string())
-    given = table.column(found["size"]) if "size" in found else nothing
+    given = table.column(columns["size"]) if "size" in columns else nothing
     sizes = pc.fill_null(_text(given).cast(pa.int64()), 0)
-    etags = pc.utf8_trim(_text(table.column(found["version"])) if "version" in found else nothing, '"')
+    etags = pc.utf8_trim(_text(table.column(columns["version"])) if "version" in columns else nothing, '"')
     listed = pa.table({"uri": uris, "size": sizes, "version": pc.coalesce(etags, _text(sizes))}, LISTED)
     folder = pc.and_(pc.equal(sizes, 0), pc.ends_with(uris, "/"))
     return listed.filter(pc.and_(pc.invert(folder), pc.is_valid(uris)))

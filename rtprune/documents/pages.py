@@ -65,7 +65,7 @@ class PageFault:
     Attributes:
         page: 1-based.
         reason: why not: the page's own reason, or why the document does not open.
-        message: what was found.
+        message: what is wrong with it.
         render_ms: time spent on it.
     """
 

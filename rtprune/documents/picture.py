@@ -1,4 +1,4 @@
-"""Picture files by Pillow: told apart by content, measured before they are decoded, made 8-bit RGB on white.
+"""Picture files by Pillow: known by content, measured before they are decoded, made 8-bit RGB on white.
 
 Pillow's plugins are called directly. ``Image.open`` would guess among all formats it knows, and refuse large pictures
 by a limit that holds for the whole process; ours is here, and is about memory.

@@ -1,8 +1,8 @@
-"""The program that renders pages apart from whoever reads them, so that it can be killed: see ``rendering``.
+"""The program that renders pages apart from whoever reads them, so that it can be killed: see ``renderers``.
 
-It is given one end of a socket and answers each request there with a JSON message. A request with a ``uri`` brings the
-descriptor of a document's bytes and is answered once the document is open, or refused; one with a ``page`` is answered
-with that page of it, whose pixels come as another descriptor.
+It is given one end of a socket, where it sends a JSON message once it has started and one in answer to each request. A
+request with a ``uri`` brings the descriptor of a document's bytes and is answered once the document is open, or
+refused; one with a ``page`` is answered with that page of it, whose pixels come as another descriptor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
@@ -30,11 +30,10 @@ def main() -> None:
     # a renderer that hangs would outlive a parent that is killed
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     renderer = _Renderer(Connection(int(sys.argv[1])))
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):
+        renderer.send()
+        while True:
             renderer.answer()
-        except (EOFError, ConnectionError):
-            return
 
 
 class _Renderer:
@@ -65,27 +64,28 @@ class _Renderer:
         try:
             self._render = self._document.enter_context(open_pages(uri, data, password, dpi, max_pixels))
         except DocumentError as error:
-            self._send(refused=error.reason, message=str(error))
+            self.send(refused=error.reason, message=str(error))
         else:
-            self._send()
+            self.send()
 
     def _send_page(self, page: PageImage | PageFault) -> None:
         facts: dict[str, Any] = {"page": page.page, "render_ms": page.render_ms}
         if isinstance(page, PageFault):
-            self._send(reason=page.reason, message=page.message, **facts)
+            self.send(reason=page.reason, message=page.message, **facts)
             return
         facts |= {"width": page.width, "height": page.height, "scale": page.scale, "text_layer": page.text_layer}
         if not self._pixels:
-            self._send(**facts)
+            self.send(**facts)
             return
         file = share_bytes(page.raster.data)
         try:
-            self._send(pixels=True, **facts)
+            self.send(pixels=True, **facts)
             send_handle(self._connection, file, None)
         finally:
             os.close(file)
 
-    def _send(self, **facts: Any) -> None:
+    def send(self, **facts: Any) -> None:
+        """Send a message."""
         self._connection.send_bytes(json.dumps(facts).encode())
 
 

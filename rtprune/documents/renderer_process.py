@@ -16,8 +16,9 @@ from typing import Any
 from rtprune.documents.pages import PageFault, PageImage
 from rtprune.documents.raster import Raster
 from rtprune.documents.shared_bytes import take_bytes
-from rtprune.errors import Reason, UsageError
+from rtprune.errors import Reason, StoreError, UsageError
 
+START_TIMEOUT_S = 600.0  # importing takes a second, on a machine that swaps a minute
 PAGES_PER_PROCESS = 2000  # then it is replaced, and whatever it has leaked goes with it
 
 
@@ -52,7 +53,7 @@ class Lost(Exception):
 class RendererProcess:
     """``python -m rtprune.documents.renderer``, started when it is first asked, and again after it was killed.
 
-    All but ``end`` is for one thread.
+    How long it takes to start does not count against the document. All but ``end`` is for one thread.
 
     Args:
         settings: the same for all pages.
@@ -84,6 +85,7 @@ class RendererProcess:
         Raises:
             Lost: the process died, or was silent for too long. It is to be killed.
             UsageError: the document needs another password.
+            StoreError: no process could be started in time, which is not the document's fault.
         """
         at_page = False
         try:
@@ -130,7 +132,7 @@ class RendererProcess:
         self._opened = None
         self._send(uri=uri, **asdict(self._settings))
         send_handle(self._connection, file, None)
-        answer = self._answer()
+        answer = self._answer(self._timeout_s)
         if answer.get("refused") == Reason.ENCRYPTED:
             raise UsageError(
                 f"{uri} is encrypted, and was opened with another password when it was planned",
@@ -152,12 +154,17 @@ class RendererProcess:
                     stdout=2,  # what libraries print is no output of this program
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 )
+            try:
+                self._answer(START_TIMEOUT_S)
+            except TimeoutError as error:
+                message = f"a renderer did not start within {START_TIMEOUT_S:g} s"
+                raise StoreError(message, "this machine has too much to do") from error
         if self._ended:  # after it was started, too: ``end`` may have come between
             self.kill()
             raise EOFError
 
     def _page(self) -> PageImage | PageFault:
-        answer = self._answer()
+        answer = self._answer(self._timeout_s)
         self._pages += 1
         page, render_ms = answer["page"], answer["render_ms"]
         if "reason" in answer:
@@ -169,9 +176,9 @@ class RendererProcess:
     def _send(self, **request: Any) -> None:
         self._connection.send_bytes(json.dumps(request).encode())
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, timeout_s: float) -> dict[str, Any]:
         """The next answer. Raises ``TimeoutError``, and ``EOFError`` or ``OSError`` where the process has died."""
-        if not self._connection.poll(self._timeout_s):
+        if not self._connection.poll(timeout_s):
             raise TimeoutError
         answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
         return answer

@@ -87,12 +87,12 @@ def list_objects(source: str) -> Iterator[SourceObject]:
     if is_inventory(source) and _is_file(source):
         return _at_least_one(source, (SourceObject(*each) for each in read_inventory(source)))
     if source.lower().endswith(".txt") and _is_file(source):
-        found = _from_list(source)
+        objects = _from_list(source)
     elif is_remote(source) and not glob.has_magic(source):
         return _at_least_one(source, _remote_objects(source))  # a store lists in order
     else:
-        found = iter(_expand(source))
-    by_uri = {each.uri: each for each in found}
+        objects = iter(_expand(source))
+    by_uri = {each.uri: each for each in objects}
     return iter([by_uri[uri] for uri in sorted(by_uri)])
 
 
@@ -230,15 +230,15 @@ def _listed(filesystem: AbstractFileSystem, path: str) -> Iterator[tuple[str, di
 
 
 def _matching(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    objects: dict[str, dict[str, Any]] = {}
     fixed = path[: path.index(next(filter(glob.has_magic, path.split("/"))))]
     matches: dict[str, dict[str, Any]] = filesystem.glob(path, detail=True)
     for match in _topmost(matches):
         if _is_hidden(match, fixed):
             continue
         folder = matches[match]["type"] == "directory"
-        found |= _remote_folder(filesystem, match) if folder else {match: matches[match]}
-    return found
+        objects |= _remote_folder(filesystem, match) if folder else {match: matches[match]}
+    return objects
 
 
 def _remote_object(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:

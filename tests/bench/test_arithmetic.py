@@ -36,14 +36,17 @@ def test_the_encoders_flops_are_those_that_torch_counts(model: DeepSeekOcr, mode
 
 def test_the_decoders_flops_are_those_that_torch_counts(model: DeepSeekOcr) -> None:
     arithmetic, prompt, answer = Arithmetic(model.network.config, model.dtype), 300, 5
+    generator = torch.Generator().manual_seed(0)
     with FlopCounterMode(display=False) as counter:
-        _, cache = model.decoder(torch.randn(1, prompt, model.hidden_size), torch.arange(prompt)[None, None])
+        _, cache = model.decoder(
+            torch.randn(1, prompt, model.hidden_size, generator=generator), torch.arange(prompt)[None, None]
+        )
     found = arithmetic.page(model.prepare(page(), "tiny"), prompt, answer)
     assert found.prefill == pytest.approx(counter.get_total_flops(), rel=0.001)
     with FlopCounterMode(display=False) as counter:
         for step in range(answer - 1):
             place = torch.tensor([[[prompt + step]]])
-            _, cache = model.decoder(torch.randn(1, 1, model.hidden_size), place, None, cache)
+            _, cache = model.decoder(torch.randn(1, 1, model.hidden_size, generator=generator), place, None, cache)
     assert found.decode == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from rtprune.bench import engine as engine_module
 from rtprune.bench import random_model as random_model_module
 from rtprune.bench.engine import bench_engine, by_generate, report
 from rtprune.bench.pages import drawn_pages
@@ -18,7 +19,6 @@ from rtprune.cli import main
 from rtprune.engine import Engine
 from rtprune.engine.result import PageResult
 from rtprune.errors import RTPruneError, UsageError
-from rtprune.models import load_model
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.settings import ReadSettings
 from tests.bench.sizes import small_config
@@ -43,8 +43,11 @@ def found(model: DeepSeekOcr) -> dict[str, Any]:
     return bench_engine(model, pages=6, repeats=1, slots=3, mode="tiny", output_tokens=8, bandwidth_gb_s=10.0)
 
 
-@pytest.mark.slow
-def test_every_way_of_reading_is_measured_and_gives_the_same_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_way_of_reading_is_measured_and_gives_the_same_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shortest = sorted(drawn_pages(16, built_in=True), key=lambda page: len(page.text_layer))[:2]
+    monkeypatch.setattr(engine_module, "drawn_pages", lambda count, built_in: shortest[:count] if built_in else [])
     arguments = ["--pages", "2", "--repeats", "1", "--slots", "2", "--threads", "1", "--json"]
     assert main(["bench", "engine", *arguments]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -63,10 +66,11 @@ def test_every_way_of_reading_is_measured_and_gives_the_same_text(capsys: pytest
     assert not any("text:" in line for line in found["not_measured"])
 
 
-@pytest.mark.slow
-def test_differences_of_bfloat16_are_counted_against_float32() -> None:
-    low, high = load_model("mini", dtype=torch.bfloat16), load_model("mini", dtype=torch.float32)
-    found = bench_engine(low, pages=2, repeats=1, slots=2, output_tokens=24, bandwidth_gb_s=10.0, reference=high)
+def test_differences_of_bfloat16_are_counted_against_float32(model: DeepSeekOcr) -> None:
+    low = random_model(small_config(), device=model.device, dtype=torch.bfloat16)
+    found = bench_engine(
+        low, pages=2, repeats=1, slots=2, mode="tiny", output_tokens=8, bandwidth_gb_s=10.0, reference=model
+    )
     for ways in found["ways"].values():
         assert all(0 <= cost["equal_float32"] <= 1 for cost in ways.values())
     assert not any("float32" in line for line in found["not_measured"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +21,7 @@ UNPRUNED = PruneConfig(ratio=0.0)
 PROMPT = 73 + len("\nFree OCR.") + 1  # mode tiny; every character is a token, behind the first one
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model() -> DeepSeekOcr:
     return random_model(small_config(), device=torch.device("cpu"), dtype=torch.float32)
 
@@ -35,11 +38,26 @@ def test_a_batch_is_as_large_as_the_slots_whatever_the_pages(model: DeepSeekOcr)
     assert (step.pages, step.read_mb, step.bound_ms, step.over_bound) == (3, None, None, None)
 
 
-def test_pruned_prefill_counts_pruning_itself(model: DeepSeekOcr) -> None:
+def test_pruned_prefill_counts_pruning_itself(model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands still but for a millisecond at each pruning."""
+    prune, now = stages.prune, 0.0
+
+    def pruning(*given: Any) -> Any:
+        nonlocal now
+        now += 1
+        return prune(*given)
+
+    def timed(call: Callable[[], object], repeats: int, device: torch.device) -> stages.Milliseconds:
+        begin = now
+        call()
+        return stages.Milliseconds(*[now - begin + 1] * 3)
+
+    monkeypatch.setattr(stages, "prune", pruning)
+    monkeypatch.setattr(stages, "measured", timed)
     cost = batch_of(model, 2).prefill(3)
     assert cost.tokens_unpruned == 73
     assert 0 < cost.tokens_pruned < 73
-    assert cost.pruned.median > cost.prune.min
+    assert [times.median for times in (cost.unpruned, cost.pruned, cost.prune)] == [0.5, 1.5, 1.5]
 
 
 def test_the_bound_is_what_must_be_read_at_the_bandwidth_given(model: DeepSeekOcr) -> None:
@@ -68,8 +86,8 @@ def test_steps_are_timed_no_longer_than_answers_go_on(model: DeepSeekOcr) -> Non
     assert step.tokens_held < PROMPT + 6
 
 
-def test_pages_that_end_at_once_leave_no_step_to_time(model: DeepSeekOcr) -> None:
-    model.end_token_ids = frozenset(range(VOCABULARY))
+def test_pages_that_end_at_once_leave_no_step_to_time(model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "end_token_ids", frozenset(range(VOCABULARY)))
     assert batch_of(model, 2).step(UNPRUNED, 100, None, 1.0) is None
 
 

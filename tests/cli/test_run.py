@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rtprune.dataset import Output, committed_units
+from rtprune.dataset import Output, done_units
 from rtprune.errors import UsageError
+from tests.conftest import REPOSITORY
 from tests.processes import descendants, started, wait_until
 from tests.sources import assert_complete, quick_flags, write_corpus
 
@@ -22,7 +23,7 @@ from tests.sources import assert_complete, quick_flags, write_corpus
 def committed(output: Path) -> int:
     """Units committed so far; 0 before there is a dataset."""
     try:
-        return len(committed_units(Output.existing(str(output))))
+        return len(done_units(Output.existing(str(output))))
     except UsageError:
         return 0
 
@@ -31,12 +32,22 @@ def command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "rtprune", *arguments]
 
 
-def run_on_terminal(arguments: list[str]) -> tuple[int, str]:
+#: The same with workers that log a warning.
+WITH_STRANGE_WORKERS = """
+import sys
+from rtprune.cli import main
+from tests.faults.sabotage import Strange, reads_with
+reads_with(Strange)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_on_terminal(command: list[str]) -> tuple[int, str]:
     """Exit code of a command on a terminal, and what it showed there, colours removed."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "110"}
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "110", "PYTHONPATH": str(REPOSITORY)}
     shown = b""
-    with started(command(arguments), stdout=theirs, stderr=theirs, env=environment) as process:
+    with started(command, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
@@ -74,8 +85,9 @@ def test_run_that_is_terminated_and_killed_is_complete_in_the_end(tmp_path: Path
 
     left = 48 - committed(out)
     assert 0 < left < 48 - before
-    code, shown = run_on_terminal(arguments)
+    code, shown = run_on_terminal([sys.executable, "-c", WITH_STRANGE_WORKERS, *arguments])
     assert code == 0
+    assert shown.count("strange") == shown.count("warning: worker 1: this page is strange\n") == 1
     assert "loading the model" in shown
     assert f"{left} of {left} page" in shown
     final = shown.rpartition("\x1b[2K")[2]

@@ -97,7 +97,7 @@ def test_a_table_of_uris_names_its_objects(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("list.csv", b"name\nx\n", "has no column 'uri'"),
         ("list.parquet", b"no parquet", "cannot be read"),
@@ -107,9 +107,9 @@ def test_a_table_of_uris_names_its_objects(name: str, tmp_path: Path) -> None:
         ("list.csv", b"uri\n", "nothing to read"),
     ],
 )
-def test_what_is_no_inventory_is_told(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+def test_what_is_no_inventory_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         list_objects(str(tmp_path / name))
 
 

@@ -157,7 +157,7 @@ def test_a_page_that_breaks_a_batch_is_found_and_the_others_are_read(
     monkeypatch.setattr(model, step, breaking)
     first, failed, last = reader.read([good[0], poison, good[1]])
     assert without_times([first, last]) == wanted
-    assert (failed.status, failed.reason, failed.message) == ("failed", "RuntimeError", "out of something")
+    assert (failed.status, failed.reason, failed.message) == ("failed", "unexpected", "RuntimeError: out of something")
 
 
 def test_a_lost_device_is_not_blamed_on_the_page(

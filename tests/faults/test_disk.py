@@ -43,7 +43,7 @@ class Disk:
             text=True,
         )
         self.path = Path(f"/proc/{self._shell.pid}/root{folder}")
-        self.mounted = self._done(f"mount -t tmpfs -o size=512k rtprune '{folder}'")
+        self.mounted = self._done(f"mount -t tmpfs -o size=192k rtprune '{folder}'")
 
     def grow(self) -> None:
         """Make room."""
@@ -67,7 +67,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Half a MiB."""
+    """192 KiB."""
     (tmp_path / "disk").mkdir()
     try:
         made = Disk(tmp_path / "disk")

@@ -18,7 +18,7 @@ from s3fs import S3FileSystem
 from rtprune.dataset import Output, read_documents
 from rtprune.documents import list_objects, read_object
 from rtprune.errors import RTPruneError, StoreError, UsageError
-from rtprune.store import create_if_absent, delete_many, find, get, get_many, join, put
+from rtprune.store import create_if_absent, delete_many, filesystem, find, get, get_many, join, put
 from tests.faults.conftest import BINARIES, CREDENTIALS, Cluster, free_port
 from tests.faults.driver import stop_before_reading
 from tests.faults.proof import assert_whole
@@ -144,10 +144,10 @@ def bad_store(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.M
     S3FileSystem.clear_instance_cache()
 
 
-def impatient(uri: str) -> tuple[AbstractFileSystem, str]:
-    """As ``open_filesystem``, for a store that is asked once."""
+def impatient(*unused: object) -> AbstractFileSystem:
+    """A store that is asked once."""
     once = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
-    return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=once), uri.removeprefix("s3://")
+    return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, config_kwargs=once)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,7 @@ def test_errors_of_the_store_tell_no_secret(
     ask: Callable[[str], object], bad_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(S3FileSystem, "retries", 1)
-    monkeypatch.setattr("rtprune.store.objects.open_filesystem", impatient)
-    monkeypatch.setattr("rtprune.store.listing.open_filesystem", impatient)
+    monkeypatch.setattr(filesystem, "_object_store", impatient)
     with pytest.raises(RTPruneError) as caught:
         ask(bad_store)
     assert isinstance(caught.value, StoreError | UsageError)

@@ -70,7 +70,7 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(
     driver = cluster.start(source, join(bucket, "out"), "--workers", "1")
     wait_until(lambda: committed(join(bucket, "out")) >= 2, "the first units")
     store.decide = away
-    back = threading.Timer(30.0, lambda: setattr(store, "decide", lambda method, path: None))
+    back = threading.Timer(12.0, lambda: setattr(store, "decide", lambda method, path: None))
     back.start()
     ended = driver.wait()
     back.join()

@@ -9,7 +9,7 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 
 from flows.compact_dataset import compact_dataset
-from rtprune.dataset import Output, commit_unit, publish
+from rtprune.dataset import Output, commit_unit
 from rtprune.errors import StoreError, UsageError
 from tasks import compact as compact_task
 from tests.dataset.samples import CONFIG, check_exactly_once, document, plan, rows_of
@@ -24,7 +24,6 @@ def test_flow_compacts_tries_again_when_the_store_fails_and_has_nothing_to_do_th
     output = Output.open(str(tmp_path / "out"), CONFIG)
     for unit in plan(output, corpus, unit_pages=2, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
-    publish(output, "r1")
     real, asked = compact_task.compact_dataset, []
 
     def failing(given: Output, **options: Any) -> Any:

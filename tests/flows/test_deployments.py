@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,10 +17,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.workers.process import ProcessWorker
 
 from flows.compact_dataset import compact_dataset
 from flows.ocr_corpus import ocr_corpus
-from rtprune.dataset import Output, committed_units, verify_dataset
+from rtprune.dataset import Output, done_units, verify_dataset
 from tests.processes import wait_until
 from tests.sources import assert_complete, quick_settings, write_corpus
 
@@ -43,11 +45,6 @@ def test_every_deployment_names_a_flow_and_parameters_that_it_has() -> None:
         (schedule,) = deployments[name]["schedules"]
         assert (schedule["cron"], schedule["active"]) == (cron, False)
         assert set(flows[name].parameters.required) <= set(deployments[name]["parameters"])
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -103,15 +100,12 @@ class Deployed:
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+def deployed(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """Every deployment of prefect.yaml."""
     folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
     environment = os.environ | {
         "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": prefect_server,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_CLI_COLORS": "false",
@@ -122,20 +116,17 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     for name in ("flows", "tasks"):
         shutil.copytree(REPOSITORY / name, project / name)
     shutil.copy(REPOSITORY / "prefect.yaml", project)
-
-    def prefect(*command: str) -> None:
-        ended = subprocess.run(
-            [*PREFECT, "--no-prompt", *command], env=environment, cwd=project, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-
-    server = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    with running(server, environment, folder / "server.log"):
-        wait_until(lambda: answers(port), "the server")
-        prefect("work-pool", "create", "rtprune", "--type", "process")
-        prefect("deploy", "--all")
-        with running(["worker", "start", "--pool", "rtprune"], environment, folder / "worker.log"):
-            yield Deployed(environment["PREFECT_API_URL"])
+    pool = WorkPoolCreate(
+        name="rtprune", type="process", base_job_template=ProcessWorker.get_default_base_job_template()
+    )
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(pool)
+    done = subprocess.run(
+        [*PREFECT, "--no-prompt", "deploy", "--all"], env=environment, cwd=project, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with running(["worker", "start", "--pool", "rtprune"], environment, folder / "worker.log"):
+        yield Deployed(prefect_server)
 
 
 @pytest.mark.slow
@@ -158,13 +149,13 @@ def test_cancelled_flow_run_finishes_the_units_at_work_and_says_how_to_go_on(
     source, out = write_corpus(tmp_path / "source", documents=1, pages=pages), tmp_path / "out"
     given = {"source": str(source), "output": str(out), "model": "none", "unit_pages": 1, "workers": 1}
     flow_run = deployed.start("ocr-corpus/manual", **given)
-    wait_until(lambda: len(list(out.glob("_rtprune/markers/*"))) >= 3, "the first units")
+    wait_until(lambda: len(list(out.glob("pages/??/*.parquet"))) >= 3, "the first units")
     deployed.cancel(flow_run)
     ended, message = deployed.end(flow_run)
     assert ended == "CANCELLED"
     assert "run the deployment again for the rest" in message
     dataset = Output.existing(str(out))
-    units = len(committed_units(dataset))
+    units = len(done_units(dataset))
     assert 3 <= units < pages
     assert f"stopped after {units} units" in message
     assert verify_dataset(dataset).sound

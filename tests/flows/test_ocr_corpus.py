@@ -12,12 +12,14 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import ParameterTypeError
 
 from flows.ocr_corpus import ocr_corpus
-from rtprune.corpus import steps
+from rtprune.corpus import run as steps
 from rtprune.corpus.run import run_corpus
 from rtprune.errors import ModelError, StoreError
 from rtprune.store import join
 from tasks.discover import discover
 from tasks.publish import SAVINGS
+from tests.faults.sabotage import Strange
+from tests.processes import wait_until
 from tests.sources import assert_complete, quick_settings, write_corpus
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -37,9 +39,16 @@ def savings() -> list[dict[str, Any]]:
     return rows
 
 
-def test_flow_reads_shows_the_savings_and_leaves_nothing_for_flow_or_driver(
-    tmp_path: Path, random_checkpoint: Path
+def logged(message: str) -> list[str]:
+    """Messages of flow runs in the server's log that have ``message`` in them."""
+    with get_client(sync_client=True) as client:
+        return [log.message for log in client.read_logs(limit=200) if message in log.message and log.flow_run_id]
+
+
+def test_flow_reads_shows_savings_and_warnings_and_leaves_nothing_for_flow_or_driver(
+    tmp_path: Path, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(steps, "Worker", Strange)
     source = write_corpus(tmp_path / "source", documents=3, pages=2)
     out = str(tmp_path / "out")
     summary = ocr_corpus(str(source), out, **parameters(random_checkpoint))
@@ -49,6 +58,8 @@ def test_flow_reads_shows_the_savings_and_leaves_nothing_for_flow_or_driver(
     assert run["pages"] == dataset["pages"] == 6
     assert run["visual tokens before"] == 6 * 73
     assert run["visual tokens after"] == summary.tally.tokens_after
+    wait_until(lambda: logged("6 of 6 pages"), "the log to arrive")
+    assert logged("strange") == ["worker 1: this page is strange"]
 
     again = ocr_corpus(str(source), out, **parameters(random_checkpoint))
     assert again.status == "nothing to do"

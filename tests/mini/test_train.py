@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from rtprune.models import load_model
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.slow
@@ -48,9 +52,10 @@ def test_an_export_loads_whole_and_writes_what_it_reads(tmp_path: Path) -> None:
 def test_asking_all_experts_equals_asking_the_chosen_ones(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path)
     moe = trainer.model.model.language_model.layers[1].mlp
-    hidden = torch.randn(5, trainer.model.config.text_config.hidden_size)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, trainer.model.config.text_config.hidden_size, generator=generator)
     chosen = torch.tensor([[0, 1], [2, 3], [1, 3], [0, 2], [3, 0]])
-    weights = torch.rand(5, 2)
+    weights = torch.rand(5, 2, generator=generator)
     expected = type(moe.experts).forward(moe.experts, hidden, chosen, weights)
     assert torch.allclose(all_experts(moe.experts, hidden, chosen, weights), expected, atol=1e-5)
 
