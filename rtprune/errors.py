@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-
 _DOCUMENTS, _PAGES = ("documents",), ("pages",)
 _BOTH = _DOCUMENTS + _PAGES
 
@@ -33,7 +32,12 @@ class Reason(StrEnum):
 
     # of objects and documents
     UNREACHABLE = "unreachable", "The store did not answer for this object, again and again.", _DOCUMENTS, True
-    UNREADABLE = "unreadable", "There is no such object, it is no regular file, or access to it is refused.", _BOTH, True
+    UNREADABLE = (
+        "unreadable",
+        "There is no such object, it is no regular file, or access to it is refused.",
+        _BOTH,
+        True,
+    )
     CHANGED = "changed", "The object holds other bytes than when it was planned; the next run plans it anew.", _PAGES
     NOT_A_DOCUMENT = "not-a-document", "The bytes are neither a PDF nor a picture of a kind that is read.", _DOCUMENTS
     ENCRYPTED = "encrypted", "The document needs a password that was not given.", _DOCUMENTS

@@ -124,6 +124,21 @@ def plan(
 
 @bench.command
 @command()
+def driver(
+    *,
+    workers: Annotated[Number, Parameter(help="Simulated workers.")] = 1000,
+    units: Annotated[Number, Parameter(help="Units that they take.")] = 20_000,
+    json: AsJson = False,
+) -> int:
+    """Count the units a second that queue, loop and pool carry on one core."""
+    from rtprune.bench.driver import bench_driver, report
+
+    measured = bench_driver(workers=workers, units=units)
+    return _print(measured, report(measured), json)
+
+
+@bench.command
+@command()
 def pipeline(
     *,
     pages: Annotated[Number, Parameter(help="Pages of the corpus.")] = 4096,

@@ -35,7 +35,7 @@ def exceptions() -> str:
     rows = (
         (
             f"`{one.__name__}`",
-            f"`{one.__base__.__name__}`",
+            f"`{one.__mro__[1].__name__}`",
             _first_paragraph(one),
             "yes" if one.retryable else "no",
             str(one.exit_code),
