@@ -127,10 +127,10 @@ def plan(
 def driver(
     *,
     workers: Annotated[Number, Parameter(help="Simulated workers.")] = 1000,
-    units: Annotated[Number, Parameter(help="Units that they take.")] = 20_000,
+    units: Annotated[Number, Parameter(help="Units that they are given.")] = 20_000,
     json: AsJson = False,
 ) -> int:
-    """Count the units a second that queue, loop and pool carry on one core."""
+    """Measure how many units a second the driver can hand out and take back, with simulated workers."""
     from rtprune.bench.driver import bench_driver, report
 
     measured = bench_driver(workers=workers, units=units)

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote_plus
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -22,6 +23,7 @@ from rtprune.store import get, join
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 MANIFEST = "manifest.json"
 SLICE_ROWS = 10_000
+MEMORY = "192MB"  # for DuckDB; what needs more goes to disk
 
 #: Names under which a column is known: to AWS in CSV, to AWS in Parquet and ORC, to us.
 ALIASES = {
@@ -37,26 +39,13 @@ ALIASES = {
 LISTED = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("version", pa.string())])
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An inventory's objects, sorted by URI, each once: some hundred bytes of memory each."""
-
-    table: pa.Table
-
-    def __iter__(self) -> Iterator[tuple[str, int, str]]:
-        """(URI, size, version) of each."""
-        for start in range(0, len(self.table), SLICE_ROWS):
-            columns = (column.to_pylist() for column in self.table.slice(start, SLICE_ROWS).columns)
-            yield from zip(*columns, strict=True)
-
-
 def is_inventory(source: str) -> bool:
     """Whether ``source`` is called as an inventory is."""
     return source.lower().endswith(SUFFIXES) or source.rsplit("/", 1)[-1] == MANIFEST
 
 
-def read_inventory(source: str) -> Listed:
-    """The objects that an inventory names.
+def read_inventory(source: str) -> Iterator[tuple[str, int, str]]:
+    """(URI, size, version) of every object in an inventory, sorted by URI, each once; sorted on disk if it is long.
 
     Args:
         source: the ``manifest.json`` of an S3 Inventory report (CSV, Parquet or ORC), or one table, ``.csv`` with a
@@ -67,30 +56,44 @@ def read_inventory(source: str) -> Listed:
         UsageError: it cannot be read, has no such columns, or a part of it is damaged.
         StoreError: the store does not answer.
     """
+    with TemporaryDirectory(prefix="rtprune-", ignore_cleanup_errors=True) as folder:
+        options: Any = {"memory_limit": MEMORY, "threads": 1, "temp_directory": folder}
+        with duckdb.connect(f"{folder}/inventory.duckdb", config=options) as tables:
+            tables.execute("CREATE TABLE listed (uri VARCHAR, size BIGINT, version VARCHAR)")
+            for part in _parts(source):
+                tables.register("part", part)
+                tables.execute("INSERT INTO listed SELECT * FROM part").fetchall()
+                tables.unregister("part")
+            rows = tables.execute("SELECT uri, size, version FROM listed ORDER BY uri, rowid")
+            before = None
+            while some := rows.fetchmany(SLICE_ROWS):
+                for row in some:
+                    if row[0] != before:
+                        yield row
+                    before = row[0]
+
+
+def _parts(source: str) -> Iterator[pa.Table]:
+    """Tables of columns `LISTED`, in the order of the inventory."""
     try:
         if source.rsplit("/", 1)[-1] == MANIFEST:
-            tables = list(_reported(source))
+            yield from _reported(source)
         else:
-            tables = [_objects(_table(get(source), source), source, encoded=False)]
+            form = "parquet" if source.lower().endswith(".parquet") else "csv"
+            packed = source.lower().endswith(".gz")
+            for part in _tables(get(source), form, packed=packed):
+                yield _objects(part, source, encoded=False)
     except FileNotFoundError as error:
         raise UsageError(f"the inventory {source} or a part of it does not exist", "check its path") from error
     except (pa.ArrowException, OSError, EOFError) as error:
         raise UsageError(f"the inventory {source} cannot be read: {' '.join(str(error).split())[:200]}") from error
-    listed = pa.concat_tables([LISTED.empty_table(), *tables]).sort_by("uri").combine_chunks()
-    del tables
-    uris = listed.column("uri")
-    if len(listed) > 1:
-        repeated = pc.equal(uris.slice(1), uris.slice(0, len(uris) - 1))
-        listed = listed.filter(pc.invert(pa.chunked_array([pa.array([False]), *repeated.chunks])))
-    pa.default_memory_pool().release_unused()  # sorting took a multiple of what is left
-    return Listed(listed)
 
 
 def _reported(source: str) -> Iterator[pa.Table]:
-    """The tables of an S3 Inventory report."""
+    """The objects in an S3 Inventory report."""
     try:
         manifest = json.loads(get(source))
-        kind = str(manifest["fileFormat"]).upper()
+        form = str(manifest["fileFormat"]).lower()
         bucket = str(manifest["destinationBucket"]).rsplit(":", 1)[-1]
         names = [name.strip() for name in str(manifest.get("fileSchema", "")).split(",")]
         files = [(str(file["key"]), file.get("MD5checksum")) for file in manifest["files"]]
@@ -101,31 +104,37 @@ def _reported(source: str) -> Iterator[pa.Table]:
         data = get(uri)
         if checksum and hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum:
             raise UsageError(f"{uri}, a part of the inventory {source}, is damaged: its MD5 is not {checksum}")
-        if kind == "CSV":
-            yield _objects(_csv(gzip.decompress(data), names), uri, encoded=True)
-        elif kind == "ORC":
-            import pyarrow.orc as orc
-
-            yield _objects(orc.read_table(pa.BufferReader(data)), uri, encoded=False)
-        else:
-            yield _objects(pq.read_table(pa.BufferReader(data)), uri, encoded=False)
+        for part in _tables(data, form, packed=form == "csv", names=names):
+            yield _objects(part, uri, encoded=form == "csv")
 
 
-def _table(data: bytes, source: str) -> pa.Table:
-    if source.lower().endswith(".parquet"):
-        return pq.read_table(pa.BufferReader(data))
-    return _csv(gzip.decompress(data) if source.lower().endswith(".gz") else data, None)
+def _tables(data: bytes, form: str, *, packed: bool, names: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows in a file, some thousand at a time.
+
+    Args:
+        form: "csv", "orc", or anything else for Parquet.
+        packed: whether it is compressed by gzip.
+        names: of the columns, where a CSV file has no header.
+    """
+    source = pa.BufferReader(data)
+    if form == "csv":
+        named = names or _header(gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data))
+        text = pacsv.ConvertOptions(column_types=dict.fromkeys(named, pa.string()), strings_can_be_null=True)
+        stream = pa.CompressedInputStream(source, "gzip") if packed else source
+        with pacsv.open_csv(stream, pacsv.ReadOptions(column_names=names), convert_options=text) as batches:
+            yield from (pa.Table.from_batches([batch]) for batch in batches)
+    elif form == "orc":
+        import pyarrow.orc as orc
+
+        file = orc.ORCFile(source)
+        yield from (pa.Table.from_batches([file.read_stripe(number)]) for number in range(file.nstripes))
+    else:
+        batches = pq.ParquetFile(source).iter_batches(SLICE_ROWS)
+        yield from (pa.Table.from_batches([batch]) for batch in batches)
 
 
-def _csv(data: bytes, names: list[str] | None) -> pa.Table:
-    text = pacsv.ConvertOptions(
-        column_types=dict.fromkeys(names or _header(data), pa.string()), strings_can_be_null=True
-    )
-    return pacsv.read_csv(io.BytesIO(data), pacsv.ReadOptions(column_names=names), convert_options=text)
-
-
-def _header(data: bytes) -> list[str]:
-    return data.split(b"\n", 1)[0].decode("utf-8-sig", "replace").strip().replace('"', "").split(",")
+def _header(file: gzip.GzipFile | io.BytesIO) -> list[str]:
+    return file.readline().decode("utf-8-sig", "replace").strip().replace('"', "").split(",")
 
 
 def _objects(table: pa.Table, source: str, *, encoded: bool) -> pa.Table:

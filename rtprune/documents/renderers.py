@@ -66,7 +66,8 @@ class Renderers:
             if self._closed:
                 rendering.stop()
                 return rendering
-            self._renderings.append(rendering)
+            if rendering.pending:
+                self._renderings.append(rendering)
             for part in rendering.parts:
                 uris = (part.range.uri, *part.range.copies)
                 part.document = self._documents.want(uris, part.range.doc_id, part, partial(self._arrived, part))

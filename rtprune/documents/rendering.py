@@ -51,17 +51,17 @@ class Rendering:
         self._ready: deque[tuple[int, PageImage | PageFault]] = deque()
         self._held = 0
         self._error: Exception | None = None
-        self._untaken = sum(each.page_count for each in ranges)
+        self._left = sum(each.page_count for each in ranges)
         self.cancelled = False
         # what follows is for its owner, which holds the lock
-        self.pending = self._untaken  # pages to be rendered
+        self.pending = self._left  # pages to be rendered
         self.parts = [Part(self, index, each, each.page_count) for index, each in enumerate(ranges)]
         self.windows: deque[Window] = deque()  # those whose documents are here
         self.sources = [each.uri for each in ranges]
 
     def __iter__(self) -> Iterator[tuple[int, PageImage | PageFault] | None]:
         """Raises ``StoreError`` where a document cannot be fetched, ``UsageError`` where a password is missing."""
-        while self._untaken:
+        while self._left:
             with self._news:
                 self._news.wait_for(lambda: self._ready or self.cancelled, MOMENT_S)
                 if self._error is not None:
@@ -70,7 +70,7 @@ class Rendering:
                     return
                 page = self._ready.popleft() if self._ready else None
                 if page is not None:
-                    self._untaken -= 1
+                    self._left -= 1
                     self._held -= _bytes(page[1])
                     self._owner.page_taken()
                 else:

@@ -43,6 +43,7 @@ def found(model: DeepSeekOcr) -> dict[str, Any]:
     return bench_engine(model, pages=6, repeats=1, slots=3, mode="tiny", output_tokens=8, bandwidth_gb_s=10.0)
 
 
+@pytest.mark.slow
 def test_every_way_of_reading_is_measured_and_gives_the_same_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
