@@ -144,11 +144,11 @@ def show(seconds: float) -> None:
     for row in read_documents(output).to_pylist():
         if row["status"] != "ok":
             print(f"{row['uri']} [{row['status']}]: {row['message'] or 'the same bytes are read above'}")
-    found = statistics(output)
-    saved = share_saved(found.visual_tokens_before, found.visual_tokens_after)
+    facts = statistics(output)
+    saved = share_saved(facts.visual_tokens_before, facts.visual_tokens_after)
     print(
-        f"\n{count(found.page_count, 'page')}, visual tokens {found.visual_tokens_before} -> "
-        f"{found.visual_tokens_after} ({saved} saved), {duration(seconds)}"
+        f"\n{count(facts.page_count, 'page')}, visual tokens {facts.visual_tokens_before} -> "
+        f"{facts.visual_tokens_after} ({saved} saved), {duration(seconds)}"
     )
     print(f"Parquet: {os.path.relpath(FOLDER / 'dataset' / 'pages')}/**/*.parquet")
     print("Next: .venv/bin/rtprune stats demo/dataset, or the README for documents of your own.")

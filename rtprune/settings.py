@@ -70,7 +70,7 @@ class RunSettings(ReadSettings):
     )
     audit_fraction: Ratio = Field(
         default=0.01,
-        description="Share of pages that are read unpruned as well, to tell how much text pruning changes.",
+        description="Share of pages that are read unpruned as well, to measure how much text pruning changes.",
     )
     audit_floor: Ratio | None = Field(
         default=None,

@@ -13,7 +13,7 @@ from tasks.retries import STEP
 @task(**STEP)
 def compact(output: str, target: int) -> Compaction:
     """Files of up to about ``target`` bytes in place of smaller ones; tried again, it goes on where it was."""
-    found = Output.existing(output)
-    done = compact_dataset(found, target=target)
-    get_run_logger().info(compaction_summary(found.uri, done))
+    dataset = Output.existing(output)
+    done = compact_dataset(dataset, target=target)
+    get_run_logger().info(compaction_summary(dataset.uri, done))
     return done

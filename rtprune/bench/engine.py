@@ -323,8 +323,8 @@ def report(found: dict[str, Any]) -> str:
     lines += [_step_line(name, cost, found) for name, cost in found["decode_step"].items()]
     for pruning, counts in found["gflops_per_page"].items():
         if counts:
-            told = ", ".join(f"{stage} {count:.1f}" for stage, count in counts.items())
-            lines.append(f"GFLOPs of a page, {pruning}: {told}")
+            listed = ", ".join(f"{stage} {count:.1f}" for stage, count in counts.items())
+            lines.append(f"GFLOPs of a page, {pruning}: {listed}")
     lines.append(f"peak memory {found['peak_memory_mib']} MiB")
     lines += [f"not measured: {what}" for what in found["not_measured"]]
     return "\n".join(line.rstrip() for line in lines)

@@ -45,7 +45,7 @@ class SleepingEngine:
 
 
 class SleepingWorker(Worker):
-    """A worker with a `SleepingEngine`, told its pace, in seconds, by the model's name."""
+    """A worker with a `SleepingEngine`, whose pace, in seconds, is the model's name."""
 
     def load(self) -> SleepingEngine:  # type: ignore[override]
         """Nothing but its pace."""
@@ -65,7 +65,7 @@ def bench_pipeline(*, pages: int, workers: int, page_ms: float, repeats: int) ->
         "line" and "bare": pages a second of the line without a model, and of nothing but rendering and writing in as
         many processes; "share", the first over the second; "scaling", pages a second by number of workers with a
         sleeping engine, and "efficiency" against one worker. Start-up of Ray, processes and imports is left out of all
-        of them, and told as "startup_s".
+        of them, and given as "startup_s".
     """
     import ray
 
@@ -121,11 +121,11 @@ def _write_corpus(folder: Path, pages: int) -> Path:
 
 def _line(source: Path, output: str, settings: RunSettings, page_ms: float | None = None) -> tuple[float, float]:
     """Pages a second once a quarter is done, when all workers are at work, and seconds before the first page."""
-    told: list[tuple[float, int]] = []
+    seen: list[tuple[float, int]] = []
 
     def note(progress: Progress) -> None:
-        if progress.done and progress.stage == "read" and (not told or progress.done > told[-1][1]):
-            told.append((time.perf_counter(), progress.done))
+        if progress.done and progress.stage == "read" and (not seen or progress.done > seen[-1][1]):
+            seen.append((time.perf_counter(), progress.done))
 
     begin = time.perf_counter()
     run = prepare(str(source), output, settings)
@@ -135,13 +135,13 @@ def _line(source: Path, output: str, settings: RunSettings, page_ms: float | Non
     with discovered.snapshot, ray_session(None):
         plan(run, discovered)
         read(run, discovered, note, never, None if page_ms is None else SleepingWorker)
-    ended, total = told[-1]
-    began, already = next(each for each in told if each[1] >= total / 4)
+    ended, total = seen[-1]
+    began, already = next(each for each in seen if each[1] >= total / 4)
     if total == already:
         raise UsageError(
             "so few pages are over before they can be measured", "ask for more --pages, or fewer --workers"
         )
-    return (total - already) / (ended - began), told[0][0] - begin
+    return (total - already) / (ended - began), seen[0][0] - begin
 
 
 def _bare(source: Path, folder: Path, processes: int) -> float:

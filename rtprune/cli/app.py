@@ -17,7 +17,7 @@ from rtprune import __version__
 from rtprune.errors import RTPruneError, UsageError
 from rtprune.report.wording import one_line
 
-FAILED, MISUSED = 1, 2
+MISUSED = UsageError.exit_code
 
 READING = Group("Reading", sort_key=1)
 DATASET = Group("Dataset", sort_key=2)
@@ -65,10 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{flag} {error.exception_message}".strip(), MISUSED)
     except CycloptsError as error:
         return _complain(str(error), MISUSED)
-    except UsageError as error:
-        return _complain(str(error), MISUSED)
     except RTPruneError as error:
-        return _complain(str(error), FAILED)
+        return _complain(str(error), error.exit_code)
     return code
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it is at work, through Ray's own Prometheus endpoint on every node (``MetricsExportPort``).
+"""What a run exports while it is at work, through Ray's own Prometheus endpoint on every node (``MetricsExportPort``).
 
 Ray adds the node and the process (``WorkerId``) to every series and ``ray_`` to its name, ``_total`` to a counter's.
 Where nobody collects, or Ray is not even started, recording costs a microsecond and does nothing else. Tags are few and
@@ -56,7 +56,7 @@ PAGE_SECONDS_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 30
 
 
 class PageMetrics:
-    """What becomes of pages, told by the process that makes their rows: a worker, or the driver for a unit given up."""
+    """Counts of pages, exported by the process that makes their rows: a worker, or the driver for a unit given up."""
 
     def __init__(self) -> None:
         self._pages = _made(PAGES)
@@ -89,7 +89,7 @@ class PageMetrics:
 
 
 class DriverMetrics:
-    """How the units of a run fare, told by its driver."""
+    """Counts of units and workers, exported by the driver."""
 
     def __init__(self) -> None:
         self._units = _made(UNITS)
@@ -105,7 +105,7 @@ class DriverMetrics:
         self._workers_lost.inc(1, tags={"reason": reason})
 
     def queue(self, waiting: int, in_flight: int) -> None:
-        """Units that no worker has yet, and units sent to workers; tell 0 and 0 at the end, or the last value stays."""
+        """Units that no worker has yet, and units sent to workers; set 0 and 0 at the end, or the last value stays."""
         self._queue.set(waiting, tags={"state": "waiting"})
         self._queue.set(in_flight, tags={"state": "in_flight"})
 

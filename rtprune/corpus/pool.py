@@ -63,7 +63,7 @@ class Finished(Generic[T, R]):
 
 @dataclass(frozen=True, slots=True)
 class Raised(Generic[T]):
-    """A task has raised ``error``; ``alone`` tells whether its worker had no other."""
+    """A task has raised ``error``; ``alone`` is true where its worker had no other."""
 
     worker: Worker[T]
     task: T
@@ -102,7 +102,7 @@ class Pool(Generic[T, R]):
         capacity: tasks that a worker has at a time, at most.
         task_timeout_s: a worker that finishes nothing for so long is killed.
         ready_timeout_s: so long may pass without a single ready worker.
-        on_loss: told why, whenever a worker is lost.
+        on_loss: called with the reason whenever a worker is lost.
         workers: how many workers the cluster carries now, asked now and then: nodes may join.
     """
 
@@ -181,7 +181,7 @@ class Pool(Generic[T, R]):
             RTPruneError: no worker could be started, or all of them died before they were ready; what ``ready()``
                 raised, if it is of this family.
         """
-        found: list[Event[T, R]] = []
+        events: list[Event[T, R]] = []
         wait = True
         while True:
             try:
@@ -189,11 +189,11 @@ class Pool(Generic[T, R]):
             except Empty:
                 break
             wait = False
-            found.extend(self._take(*answer))
-        found.extend(self._end_overdue())
+            events.extend(self._take(*answer))
+        events.extend(self._end_overdue())
         self._dismiss_idle()
         self._check_readiness()
-        return found
+        return events
 
     def ask_pulses(self) -> None:
         """Ask some of the workers at work how they get on, once a second; their answers are events."""

@@ -163,7 +163,7 @@ class UnitReader:
         return not self._order.left
 
     def worker_lost(self, reason: LossReason) -> None:
-        """To be told whenever a worker is lost."""
+        """To be called whenever a worker is lost."""
         self._account.worker_lost(reason)
 
     def read(self, workers: Workers) -> Done:

@@ -66,12 +66,12 @@ def run_corpus(
     Args:
         source: local file, folder or glob, ``s3://`` prefix or glob, or a text file listing such.
         output: local folder or ``s3://`` prefix.
-        on_progress: told after every unit and about once a second.
+        on_progress: called after every unit and about once a second.
         should_stop: once it says so, units at work are finished, the rest is left for the next run.
         wrap: what to make of each of the steps `discover`, `plan`, `read` and `publish`.
 
     Raises:
-        UsageError: the model, the source, the output or the cluster is not to be had; nothing was read.
+        UsageError: the model, the source, the output or the cluster cannot be used; nothing was read.
         StoreError: the store failed; what was committed before stays, run again for the rest.
         RTPruneError: unit after unit fails: something is wrong that is no document's fault.
     """

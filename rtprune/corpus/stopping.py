@@ -19,8 +19,8 @@ class Stopper:
     this, or interrupts as Ctrl-C does where the system would just end the process.
 
     Args:
-        say: told once that the run has begun to stop, where it is next asked whether to.
-        at_work: whether units are at work already; else ``begin`` tells so.
+        say: called once, when ``asked`` is first called after a signal.
+        at_work: whether units are at work already; else ``begin`` is called when they are.
     """
 
     def __init__(self, say: Callable[[], None], *, at_work: bool = True) -> None:

@@ -194,7 +194,7 @@ class Assignment:
 
     @property
     def key(self) -> tuple[str, int | None]:
-        """What tells it from others."""
+        """The unit and the page: no other assignment of the run has them."""
         return self.unit.unit_id, self.page
 
     @property

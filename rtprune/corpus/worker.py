@@ -138,7 +138,7 @@ class Wear:
 
 
 def resident_bytes() -> int:
-    """Memory that this process occupies; 0 where the system does not tell."""
+    """Memory that this process occupies; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):

@@ -212,7 +212,7 @@ DOCUMENTS = _schema(
     "documents",
     _column("uri", pa.string(), "The object."),
     _optional("doc_id", pa.string(), "SHA-256 of its bytes, hexadecimal; null where they could not be read."),
-    _column("version", pa.string(), "What tells this content of the object from others: its ETag, or time and size."),
+    _column("version", pa.string(), "Changes when the object's content does: its ETag, or its time and size."),
     _column("size", pa.int64(), "Bytes."),
     _optional("kind", pa.string(), "pdf or image."),
     _optional("pages", pa.int32(), "Number of pages."),

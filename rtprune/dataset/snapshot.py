@@ -140,8 +140,7 @@ class Snapshot:
         """
         start -= start % BATCH_OBJECTS
         for first in (*range(start, self.new_count, BATCH_OBJECTS), *range(0, start, BATCH_OBJECTS)):
-            found = self._query("SELECT * FROM new WHERE rowid >= ? AND rowid < ?", [first, first + BATCH_OBJECTS])
-            yield found
+            yield self._query("SELECT * FROM new WHERE rowid >= ? AND rowid < ?", [first, first + BATCH_OBJECTS])
 
     def unplanned(self, objects: Sequence[Object]) -> list[Object]:
         """Those of ``objects`` that no file of the plan covers which was added since the source was listed."""
@@ -175,11 +174,11 @@ class Snapshot:
 
     def pending(self, done: Collection[str]) -> Pending:
         """What is planned without the units whose ids are in ``done``."""
-        found = self._columns(
+        pending = self._columns(
             "SELECT unit, pages FROM units ANTI JOIN done USING (unit_id) ORDER BY unit",
             done=pa.table({"unit_id": pa.array(done, pa.string())}),
         )
-        return Pending(np.asarray(found["unit"], np.int64), np.asarray(found["pages"], np.int64))
+        return Pending(np.asarray(pending["unit"], np.int64), np.asarray(pending["pages"], np.int64))
 
     def units(self, numbers: Collection[int]) -> list[Unit]:
         """The units of these numbers, in the order of the plan; best for numbers that lie close together."""
@@ -223,13 +222,13 @@ class Snapshot:
 
     def _superseded(self) -> dict[int, list[int]]:
         """For the files of the plan whose failed rows a later one supersedes, the numbers of these rows."""
-        found: dict[int, list[int]] = {}
+        numbers: dict[int, list[int]] = {}
         for plan, row in self._query(
             "SELECT plan, object FROM objects before WHERE status = 'failed' AND EXISTS "
             "(SELECT 1 FROM objects later WHERE later.key = before.key AND later.plan > before.plan)"
         ):
-            found.setdefault(plan, []).append(row - self._first_objects[plan - 1])
-        return found
+            numbers.setdefault(plan, []).append(row - self._first_objects[plan - 1])
+        return numbers
 
     def _load_all(self) -> None:
         uris = find(join(self.output.uri, "_rtprune", "plans"), ".parquet")
@@ -288,12 +287,12 @@ class Snapshot:
         maybe = asked.filter(pa.array(self._keys.have(np.asarray(digests, np.uint64))))
         if not len(maybe):
             return {}
-        found = self._query(
+        rows = self._query(
             f"SELECT uri, version, status, reason FROM objects JOIN (SELECT uri, version, {KEY} AS key FROM maybe) "
             "USING (key) ORDER BY plan",
             maybe=maybe,
         )
-        return {(uri, version): (status, reason) for uri, version, status, reason in found}
+        return {(uri, version): (status, reason) for uri, version, status, reason in rows}
 
     def _planned_contents(self, rows: Sequence[DocumentRow]) -> set[str]:
         """Those ``doc_id`` of ``rows`` whose pages are planned."""
@@ -301,20 +300,20 @@ class Snapshot:
         maybe = [doc_id for doc_id, has in zip(doc_ids, self._contents.have(_digests(doc_ids)), strict=True) if has]
         if not maybe:
             return set()
-        found = self._query(
+        planned = self._query(
             "SELECT lower(hex(doc_id)) FROM contents "
             "SEMI JOIN (SELECT unhex(doc_id) AS doc_id FROM maybe) USING (doc_id)",
             maybe=pa.table({"doc_id": maybe}),
         )
-        return {doc_id for (doc_id,) in found}
+        return {doc_id for (doc_id,) in planned}
 
     def _copies_of(self, doc_ids: Collection[str]) -> dict[str, tuple[str, ...]]:
-        found = self._query(
+        copies = self._query(
             "SELECT lower(hex(doc_id)), list(uri ORDER BY copies.rowid) FROM copies "
             "SEMI JOIN (SELECT unhex(doc_id) AS doc_id FROM asked) USING (doc_id) GROUP BY doc_id",
             asked=pa.table({"doc_id": pa.array(doc_ids, pa.string())}),
         )
-        return {doc_id: tuple(uris) for doc_id, uris in found}
+        return {doc_id: tuple(uris) for doc_id, uris in copies}
 
     def _one(self, query: str) -> int:
         return int(self._query(query)[0][0])
@@ -352,7 +351,7 @@ def _digests(doc_ids: Sequence[str]) -> NDArray[np.uint64]:
 
 
 class _Digests:
-    """A set of 64-bit digests that takes eight bytes for each: tells what is surely not in it."""
+    """A set of 64-bit digests that takes eight bytes for each: most new objects need no query."""
 
     def __init__(self) -> None:
         self._sorted = np.empty(0, np.uint64)
@@ -367,12 +366,12 @@ class _Digests:
 
     def have(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of ``digests`` are in the set."""
-        found = np.zeros(len(digests), np.bool_)
+        known = np.zeros(len(digests), np.bool_)
         for part in (self._sorted, *self._recent):
             if len(part):
                 at = np.minimum(np.searchsorted(part, digests), len(part) - 1)
-                found |= part[at] == digests
-        return found
+                known |= part[at] == digests
+        return known
 
 
 def _row_count(uri: str) -> int:

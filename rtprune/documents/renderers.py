@@ -17,7 +17,7 @@ from rtprune.documents.rendering import PageRange, Part, Rendering, Window
 from rtprune.errors import DocumentError, Reason
 
 WINDOW_PAGES = 8  # what a renderer takes at a time
-DEATHS_BORNE = 1  # a process may fall victim to others' hunger for memory: once is no proof
+DEATHS_BORNE = 1  # the system may kill a process for another one's memory: once is no proof
 
 
 class Renderers:

@@ -154,7 +154,7 @@ class Engine:
         Args:
             pages: each with a name of its own; taken when there is a slot. ``None`` where
                 none is ready yet: pages that are here are read on meanwhile.
-            audited: which pages are also read unpruned, to tell how much of their text pruning has changed.
+            audited: which pages are also read unpruned, to measure how much of their text pruning has changed.
 
         Raises:
             RTPruneError: the GPU's memory is too small for a page.
@@ -165,12 +165,12 @@ class Engine:
         again: deque[Name] = deque()
         waiting: deque[tuple[Name, ReadyPage]] = deque()
         reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
-        crowd = self._slots + 1
+        max_live = self._slots + 1
         while again or waiting or reading.live or not source.ended:
             room = reading.room
             if waiting and room:
                 outcomes = reading.join([waiting.popleft() for _ in range(min(room, len(waiting)))])
-            elif names := self._next(source, again, held, reading, crowd):
+            elif names := self._next(source, again, held, reading, max_live):
                 outcomes = Outcomes()
                 try:
                     readied = self._readied([held[name] for name in names])
@@ -178,7 +178,7 @@ class Engine:
                     if not reading.live:
                         raise
                     again.extendleft(reversed(names))
-                    crowd = reading.live  # so many beside them were too many
+                    max_live = reading.live  # so many beside them were too many
                     continue
                 for name, page in zip(names, readied, strict=True):
                     if isinstance(page, PageResult):
@@ -204,10 +204,10 @@ class Engine:
         again: deque[Name],
         held: dict[Name, _Held],
         reading: Reading[Name],
-        crowd: int,
+        max_live: int,
     ) -> list[Name]:
         """Pages to begin with, as many as are ready and there is room for; none while it is not worth a prefill."""
-        if reading.live and not self._may_join(reading, crowd):
+        if reading.live and not self._may_join(reading, max_live):
             return []
         names = [again.popleft() for _ in range(min(reading.room, len(again)))]
         while len(names) < reading.room and (found := source.take()) is not None:
@@ -223,9 +223,9 @@ class Engine:
         """Keep every token from the next page on."""
         self._pruning = replace(self._pruning, ratio=0.0)
 
-    def _may_join(self, reading: Reading[Name], crowd: int) -> bool:
+    def _may_join(self, reading: Reading[Name], max_live: int) -> bool:
         """Whether so many slots are free that the pages at work are made to wait for a prefill of others."""
-        return reading.room >= max(1, reading.slots // 4) and reading.live < crowd
+        return reading.room >= max(1, reading.slots // 4) and reading.live < max_live
 
     def _settled(self, page: _Held, result: PageResult, audited: bool) -> PageResult | None:
         """What to give for a page that has been read; ``None`` to read it once more, on ``page.strategy``."""
@@ -247,7 +247,7 @@ class Engine:
         return final
 
     def _compared(self, pruned: PageResult, whole: PageResult) -> PageResult:
-        """The pruned result with what the unpruned one tells of it, unless this was read in a loop or not at all."""
+        """The pruned result with its distance to the unpruned one, unless this was read in a loop or not at all."""
         if whole.status in ("loop", "failed"):
             return pruned
         audit = Audit(normalised_distance(pruned.text, whole.text), whole.output_tokens)

@@ -129,8 +129,8 @@ class TransformersOcr(ABC):
 
     def attention_cues(self, views: Views) -> Cues:
         raise UsageError(
-            f"{self.family.title} does not tell how its encoder attends to its visual tokens",
-            "the method 'visionzip' needs that; DeepSeek-OCR tells it",
+            f"{self.family.title} does not say how its encoder attends to its visual tokens",
+            "the method 'visionzip' needs that; DeepSeek-OCR does",
         )
 
     def visual_positions(self, layout: TokenLayout) -> VisualPositions:

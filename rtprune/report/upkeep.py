@@ -31,7 +31,7 @@ def compaction_summary(uri: str, done: Compaction) -> str:
 
 
 def verdict_summary(uri: str, verdict: Verdict) -> str:
-    """What a verification found, kind by kind."""
+    """The findings of a verification, kind by kind."""
     checked = "their size, rows and columns" if verdict.quick else "their bytes, rows and columns"
     lines = [
         _line("dataset", uri),
