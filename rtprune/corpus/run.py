@@ -236,6 +236,8 @@ def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> R
         units_left=done.left,
         tally=done.tally,
         seconds=time.monotonic() - run.began,
+        elsewhere=done.elsewhere,
+        doubled=done.doubled,
     )
 
 

@@ -163,7 +163,12 @@ class Done:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended. Counts are of this run alone."""
+    """How a run ended. Counts are of this run alone.
+
+    Attributes:
+        elsewhere: units that other runs committed meanwhile.
+        doubled: how many of these this run read as well.
+    """
 
     run_id: str
     output: str
@@ -175,6 +180,8 @@ class RunSummary:
     units_left: int
     tally: Tally
     seconds: float
+    elsewhere: int = 0
+    doubled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

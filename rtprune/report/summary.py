@@ -32,6 +32,10 @@ def run_summary(summary: RunSummary) -> str:
     lines = [("documents", documents), ("pages", pages)]
     if tally.tokens_before:
         lines.append(("visual tokens", _tokens(tally.tokens_before, tally.tokens_after)))
+    if summary.elsewhere:
+        lines.append(
+            ("other runs", f"{count(summary.elsewhere, 'unit')}, {summary.doubled:,} of them read here as well")
+        )
     lines.append(("dataset", summary.output))
     if summary.status == "stopped":
         head = f"stopped after {duration(summary.seconds)}, what was read is kept: the same command goes on from here"

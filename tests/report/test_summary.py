@@ -65,3 +65,9 @@ def test_counts_and_shares() -> None:
     assert count(1, "page") == "1 page"
     assert count(1204, "page") == "1,204 pages"
     assert share_saved(0, 0) == "0 %"
+
+
+def test_a_run_that_shared_its_work_says_what_others_did() -> None:
+    text = run_summary(replace(RUN, elsewhere=312, doubled=4))
+    assert "other runs        312 units, 4 of them read here as well" in text
+    assert "other runs" not in run_summary(RUN)
