@@ -13,7 +13,7 @@ in flight   its worker is lost, alone                           charged
 in flight   it raises ``StoreError``                            charged
 in flight   it raises any other error of ours                   the run ends with it
 in flight   it raises what no document should cause, alone      failed
-in flight   its worker gives it back                            waiting; left for the next run after a stop
+in flight   its worker gives it back                            waiting
 suspect     a worker that has nothing else takes it             in flight, alone
 charged     fewer than ``max_attempts`` times                   suspect; waiting after a ``StoreError``
 charged     ``max_attempts`` times                              failed
@@ -23,7 +23,8 @@ divided     each part goes the way of a suspect                 done, with a row
 divided     a part fails by ``StoreError``                      postponed
 ==========  ==================================================  =========================================
 
-Done and postponed units leave the queue through ``ended``. A postponed one stays for the next run.
+Done and postponed units leave the queue through ``ended``. A postponed one stays for the next run, and so does, after
+a stop, whatever is not in flight.
 """
 
 from __future__ import annotations
