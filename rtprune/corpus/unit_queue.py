@@ -13,7 +13,7 @@ in flight   its worker is lost, alone                           charged
 in flight   it raises ``StoreError``                            charged
 in flight   it raises any other error of ours                   the run ends with it
 in flight   it raises what no document should cause, alone      failed
-in flight   its worker gives it back                            waiting; left for the next run after a stop
+in flight   its worker gives it back                            waiting
 suspect     a worker that has nothing else takes it             in flight, alone
 charged     fewer than ``max_attempts`` times                   suspect; waiting after a ``StoreError``
 charged     ``max_attempts`` times                              failed
@@ -23,7 +23,8 @@ divided     each part goes the way of a suspect                 done, with a row
 divided     a part fails by ``StoreError``                      postponed
 ==========  ==================================================  =========================================
 
-Done and postponed units leave the queue through ``ended``. A postponed one stays for the next run.
+Done and postponed units leave the queue through ``ended``. A postponed one stays for the next run, and so does, after
+a stop, whatever is not in flight.
 """
 
 from __future__ import annotations
@@ -141,8 +142,8 @@ class UnitQueue(Generic[U, R]):
 
     @property
     def waiting(self) -> int:
-        """Tasks that wait to be tried again, or alone."""
-        return len(self._again) + len(self._suspects) + len(self._parts)
+        """Tasks that wait to be tried again, or alone; none after a stop."""
+        return 0 if self._stopped else len(self._again) + len(self._suspects) + len(self._parts)
 
     def take(self, *, idle: bool) -> Task[U] | None:
         """The next task for a worker; ``None`` where there is none for it now.
@@ -205,23 +206,17 @@ class UnitQueue(Generic[U, R]):
                 self._charge(task, failure, again=self._suspects)
 
     def returned(self, task: Task[U]) -> None:
-        """A worker gives a task back undone; after a stop it is left for the next run."""
+        """A worker gives a task back undone."""
         self.in_flight -= 1
-        if not self._stopped:
-            (self._suspects if task.alone else self._again).appendleft(task)
+        (self._suspects if task.alone else self._again).appendleft(task)
 
-    def stop(self) -> int:
-        """Begin nothing more, and divide nothing; returns how many units have not begun, of those taken before."""
+    def stop(self) -> None:
+        """Begin nothing more, and divide nothing: what is not in flight is left for the next run."""
         self._exhausted = self._stopped = True
-        dropped = {task.whole or task for task in (*self._again, *self._suspects, *self._parts)}
-        dropped |= {task for task, _ in self._failed}
-        self._again.clear()
-        self._suspects.clear()
-        self._parts.clear()
-        self._failed.clear()
-        return len(dropped)
 
     def _next(self, *, idle: bool) -> Task[U] | None:
+        if self._stopped:
+            return None
         self._divide_if_nothing_is_left()
         if idle and self._suspects:
             return self._suspects.popleft()
@@ -272,7 +267,7 @@ class UnitQueue(Generic[U, R]):
             )
 
     def _divide_if_nothing_is_left(self) -> None:
-        if self._exhausted and not (self.in_flight or self.waiting):
+        if self._exhausted and not (self._stopped or self.in_flight or self.waiting):
             self._divide_failed()
 
     def _divide_failed(self) -> None:

@@ -253,6 +253,17 @@ def test_once_stopped_nothing_more_begins() -> None:
     assert queue.finished
 
 
+def test_what_fails_or_is_given_back_after_a_stop_is_left_for_the_next_run() -> None:
+    queue = queue_of("a", "b", "c", "d")
+    a, b, c = take(queue), take(queue, idle=False), take(queue, idle=False)
+    queue.stop()
+    queue.returned(a)
+    queue.lost([b, c], "worker-died")
+    assert queue.finished
+    assert not queue.ended
+    assert queue.take(idle=True) is None
+
+
 def chaos(queue: Queue, dice: random.Random, workers: int) -> Iterator[Ended[str, str]]:
     """Do all units with workers to which anything happens; poisoned parts kill, and whole units that hold one."""
     busy: list[list[Task[str]]] = [[] for _ in range(workers)]

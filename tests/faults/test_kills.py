@@ -17,8 +17,8 @@ import pytest
 
 from tests.faults.conftest import Cluster
 from tests.faults.driver import Driver
-from tests.faults.proof import assert_rests, assert_sound, assert_whole, files_in, units_in
-from tests.processes import descendants
+from tests.faults.proof import assert_rests, assert_sound, assert_whole, files_in, run_rows, units_in
+from tests.processes import descendants, wait_until
 from tests.sources import glob_pages, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -148,4 +148,19 @@ def test_whatever_is_killed_at_random_moments_no_page_is_lost_or_doubled_or_ever
         trials.end()
     assert reader.looks > len(VICTIMS)
     assert assert_whole(str(output)) == {"skipped": DOCUMENTS * PAGES}
+    assert_rests(cluster, source, output)
+
+
+def test_a_run_reads_what_another_leaves_that_dies_beside_it(cluster: Cluster, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    dying, other = (cluster.start(str(source), str(output), "--workers", "1") for _ in range(2))
+    wait_until(lambda: len(run_rows(output)) == 2 and units_in(output) > 0, "both at work")
+    dying.kill()
+    assert dying.wait().code == -signal.SIGKILL
+    ended = other.wait()
+    assert ended.code == 0, ended.complained
+    assert assert_whole(str(output)) == {"skipped": DOCUMENTS * PAGES}
+    seen = {row["status"]: row["last_seen_at"] for row in run_rows(output)}
+    assert seen.keys() == {"running", "finished"}
+    assert seen["running"] < seen["finished"]
     assert_rests(cluster, source, output)
