@@ -182,7 +182,7 @@ def test_many_reads_are_in_flight_together(odd: OddStore, bucket: str) -> None:
     uris = [join(bucket, f"{number:03d}") for number in range(40)]
     for uri in uris:
         put(uri, b"x")
-    odd.most_at_once, odd.pause_s = 0, 0.2
+    odd.most_at_once, odd.pause_s = 0, 1.0
     get_many(uris)
     assert odd.most_at_once > 16
 
@@ -352,7 +352,7 @@ def test_a_long_listing_is_asked_for_in_parallel_and_misses_nothing(odd: OddStor
         "pages/ f/g",
     ]
     fill(odd, bucket, [*keys, "pages-other/x", "pages/"])
-    odd.pause_s = 0.3
+    odd.pause_s = 1.0
     assert find_sizes(join(bucket, "pages")) == {join(bucket, key): 1 for key in keys}
     assert odd.asked == {"GET list": 2 + 19 + 1}, "two, one for each first character, and one more for c"
     assert odd.most_at_once > 16

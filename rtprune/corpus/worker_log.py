@@ -19,7 +19,8 @@ class WorkerLog(logging.Handler):
         super().__init__(level)
         self._records: deque[LogRecord] = deque(maxlen=KEPT)
         logger = logging.getLogger("rtprune")
-        logger.setLevel(level)
+        if logger.getEffectiveLevel() > level:
+            logger.setLevel(level)
         logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -16,4 +16,4 @@ def test_planning_is_measured_stage_by_stage(capsys: pytest.CaptureFixture[str])
     assert all(found[stage] > 0 for stage in ("discover_s", "plan_s", "resume_s"))
     assert found["peak_mib"] >= found["before_mib"] > 0
     assert main(["bench", "plan", "--objects", "1500"]) == 0
-    assert capsys.readouterr().out.startswith("1,500 objects\ndiscover ")
+    assert capsys.readouterr().out.startswith("1,500 objects; seconds of one core\ndiscover ")
