@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,12 +80,11 @@ def test_misuse_is_one_line_that_helps(arguments: list[str], message: str, capsy
     assert captured.out == ""
 
 
-def test_every_setting_is_a_flag_of_run_in_its_panel(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
-    assert main(["run", "--help"]) == 0
-    printed = capsys.readouterr().out
+def test_every_setting_is_a_flag_of_run_in_its_panel() -> None:
+    command = [sys.executable, "-m", "rtprune", "run", "--help"]
+    printed = subprocess.run(
+        command, env=os.environ | {"COLUMNS": "400"}, capture_output=True, text=True, check=True
+    ).stdout
     panels = dict(re.findall(r"─ ([\w ]+?) ─+╮\n(.*?)╰", printed, re.DOTALL))
     for name, field in RunSettings.model_fields.items():
         assert re.search(rf"--{name.replace('_', '-')} .*{re.escape(str(field.description))}", printed), name
