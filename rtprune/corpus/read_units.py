@@ -182,9 +182,10 @@ class UnitReader:
             workers.ask_pulses()
             self._account.report()
         self._settle_ended()  # what was given up because nothing else is left
+        done = self._account.close()
         if self._postponed is not None:
             raise self._postponed
-        return self._account.close()
+        return done
 
     def _dispatch(self, workers: Workers) -> None:
         waiting = self._order.left + self._queue.waiting
