@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
+import pyarrow as pa
+
 from rtprune.dataset import Output, PageRow, PageSlice, Snapshot, Unit
 from rtprune.settings import RunSettings
 
@@ -140,6 +142,15 @@ class Tally:
             sum(distances),
         )
 
+    @classmethod
+    def of_table(cls, table: pa.Table) -> Tally:
+        """Count the rows of a table of pages."""
+        rows = table.select(_COUNTED).to_pylist()
+        return cls.of([PageRow("", "", 0, model="", **row) for row in rows])
+
+
+_COUNTED = ["status", "visual_tokens_before", "visual_tokens_after", "audit_distance"]
+
 
 @dataclass(frozen=True)
 class Done:
@@ -220,9 +231,9 @@ class Receipt:
 
     Attributes:
         tally: its pages, counted.
-        outcome: "committed" by this worker; "doubled": read, but another run committed it first; "elsewhere": another
-            run had committed it, and nothing was done; "returned": the run stops, and nothing was done; "page":
-            ``rows`` has the row of a page that was read alone.
+        outcome: "committed" by this worker, or before by one of this run that was lost; "doubled": read, but another
+            run committed it first; "elsewhere": another run had committed it, and nothing was done; "returned": the run
+            stops, and nothing was done; "page": ``rows`` has the row of a page that was read alone.
         worn: whether the worker has served long enough, or grown too large, and should be replaced.
         logs: what the worker logged since it last sent any.
     """

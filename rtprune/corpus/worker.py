@@ -13,7 +13,7 @@ from rtprune.corpus.page_flow import AssignmentReading, PageFlow
 from rtprune.corpus.ray_cluster import Placement
 from rtprune.corpus.values import Assignment, Pulse, Receipt, Tally
 from rtprune.corpus.worker_log import WorkerLog
-from rtprune.dataset import Output, commit_unit, is_done
+from rtprune.dataset import Output, commit_unit, is_done, rows_of_run
 from rtprune.documents import Renderers
 from rtprune.settings import NO_MODEL, RunSettings
 
@@ -93,7 +93,8 @@ class Worker:
         """
         unit, whole = assignment.unit, assignment.page is None
         if whole and is_done(self._output, unit.unit_id):
-            return Receipt(outcome="elsewhere", logs=self._log.take())
+            own = rows_of_run(self._output, unit.unit_id, self._run_id)  # by a worker of this run that was lost since
+            return Receipt(Tally.of_table(own), "committed" if len(own) else "elsewhere", logs=self._log.take())
         reading = self._readings[assignment.key] = AssignmentReading(assignment, self._settings, self._label)
         try:
             rows = reading.read(self._renderers, self._flow, self._released.is_set)

@@ -11,6 +11,7 @@ from rtprune.dataset.files import (
     current_files,
     done_units,
     is_done,
+    rows_of_run,
     sweep,
 )
 from rtprune.dataset.findings import Finding, Verdict
@@ -49,6 +50,7 @@ __all__ = [
     "read_documents",
     "read_pages",
     "record_run",
+    "rows_of_run",
     "statistics",
     "sweep",
     "verify_dataset",

@@ -22,12 +22,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtprune.dataset.layout import Output, compaction_of, unit_file, unit_of
 from rtprune.dataset.parquet import parquet_bytes, units_in
 from rtprune.dataset.plan import Unit
-from rtprune.dataset.schema import SCHEMA_VERSION, PageRow, page_table
+from rtprune.dataset.schema import PAGES, SCHEMA_VERSION, PageRow, page_table
 from rtprune.errors import RTPruneError
 from rtprune.store import (
     create_if_absent,
@@ -153,6 +154,15 @@ def is_done(output: Output, unit_id: str) -> bool:
     ``False`` also for a unit that a compaction has taken in; ``done_units`` knows those. Raises ``StoreError``.
     """
     return exists(output.unit_uri(unit_id))
+
+
+def rows_of_run(output: Output, unit_id: str, run_id: str) -> pa.Table:
+    """The rows in the unit's own file that this run wrote: all of them or none."""
+    try:
+        table = pq.read_table(pa.BufferReader(get(output.unit_uri(unit_id))))
+    except FileNotFoundError:  # a compaction has taken them in
+        return PAGES.empty_table()
+    return table.filter(pc.equal(table.column("run_id"), run_id))
 
 
 def done_units(output: Output) -> set[str]:

@@ -161,9 +161,16 @@ def test_a_page_read_alone_is_sent_back_and_not_committed(worker: Worker, unit: 
 
 
 def test_a_unit_that_is_there_is_not_read_again(worker: Worker, unit: Unit, output: Output) -> None:
-    assert worker.work(Assignment(unit)).outcome == "committed"
+    first = worker.work(Assignment(unit))
+    worker._run_id = "another"
     again = worker.work(Assignment(unit))
-    assert (again.outcome, again.tally) == ("elsewhere", Tally())
+    assert (first.outcome, again.outcome, again.tally) == ("committed", "elsewhere", Tally())
+
+
+def test_what_a_lost_worker_of_this_run_committed_counts_for_the_run(worker: Worker, unit: Unit) -> None:
+    first = worker.work(Assignment(unit))
+    again = worker.work(Assignment(unit, attempt=2))
+    assert (again.outcome, again.tally) == ("committed", first.tally)
 
 
 def test_a_unit_that_another_run_commits_meanwhile_is_doubled_work_and_no_second_row(
