@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from rtprune.scratch import scratch
 
 if TYPE_CHECKING:
     import duckdb
@@ -223,7 +224,7 @@ def open_ledger() -> Iterator[Ledger]:
     """An empty ledger in a temporary folder, which is removed at the end."""
     import duckdb  # here, because workers never need it
 
-    with TemporaryDirectory(prefix="rtprune-verify-") as folder:
+    with scratch() as folder:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": str(Path(folder, "spilled")),

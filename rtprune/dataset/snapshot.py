@@ -7,11 +7,10 @@ outgrow memory go to disk. Every file of the plan is fetched once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby, islice
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +26,7 @@ from rtprune.dataset.parquet import parquet_bytes
 from rtprune.dataset.plan import PageSlice, Unit, documents_of, make_plan, plan_table, units_of, without_repeats
 from rtprune.dataset.schema import DocumentRow, storable
 from rtprune.errors import Reason, RTPruneError
+from rtprune.scratch import scratch
 from rtprune.store import create_if_absent, find, get, get_many, join, put
 
 MEMORY = "64MB"  # for DuckDB; what needs more goes to disk
@@ -67,9 +67,11 @@ class Snapshot:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._folder = TemporaryDirectory(prefix="rtprune-", ignore_cleanup_errors=True)
-        options: Any = {"memory_limit": MEMORY, "threads": 1, "temp_directory": self._folder.name}
-        self._tables = duckdb.connect(f"{self._folder.name}/snapshot.duckdb", config=options)
+        self._resources = ExitStack()
+        folder = self._resources.enter_context(scratch())
+        options: Any = {"memory_limit": MEMORY, "threads": 1, "temp_directory": folder}
+        self._tables = duckdb.connect(f"{folder}/snapshot.duckdb", config=options)
+        self._resources.callback(self._tables.close)
         self._tables.execute(TABLES)
         self._first_objects: list[int] = []  # of each file of the plan
         self._objects = self._units = self._copies = 0
@@ -88,8 +90,7 @@ class Snapshot:
 
     def close(self) -> None:
         """Remove the tables."""
-        self._tables.close()
-        self._folder.cleanup()
+        self._resources.close()
 
     @property
     def plans(self) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -17,6 +16,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from rtprune.errors import UsageError
+from rtprune.scratch import scratch
 from rtprune.store import get, is_remote, join, open_filesystem
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -56,7 +56,7 @@ def read_inventory(source: str) -> Iterator[tuple[str, int, str]]:
         UsageError: it cannot be read, has no such columns, or a part of it is damaged.
         StoreError: the store does not answer.
     """
-    with TemporaryDirectory(prefix="rtprune-", ignore_cleanup_errors=True) as folder:
+    with scratch() as folder:
         options: Any = {"memory_limit": MEMORY, "threads": 1, "temp_directory": folder}
         with duckdb.connect(f"{folder}/inventory.duckdb", config=options) as tables:
             tables.execute("CREATE TABLE listed (uri VARCHAR, size BIGINT, version VARCHAR)")
