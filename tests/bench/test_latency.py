@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -45,7 +48,12 @@ def test_only_a_store_without_tls_is_measured(store: str, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_both_stages_are_measured_with_and_without_delay(bucket: str) -> None:
-    measured = bench_latency(store=bucket, documents=80, workers=2, delay_ms=20)
+    asked = ["--store", bucket, "--documents", "80", "--delay-ms", "20", "--json"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "rtprune", "bench", "pipeline", *asked], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    measured = json.loads(ended.stdout)
     assert measured["inspect"].keys() == measured["read"].keys() == {"0", "20"}
     assert measured["kept"]["read"] == pytest.approx(measured["read"]["20"] / measured["read"]["0"], rel=0.02)
     assert "20 ms later" in report(measured)
