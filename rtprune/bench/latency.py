@@ -30,7 +30,8 @@ class Relay:
         self._target = host, port
         self.delay_s = 0.0
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         listening = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._carry, "127.0.0.1", 0, limit=CHUNK_BYTES), self._loop
         ).result()
@@ -38,7 +39,16 @@ class Relay:
 
     def close(self) -> None:
         """Carry nothing more."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection(*self._target)
