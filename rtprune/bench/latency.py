@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,10 +51,11 @@ class Relay:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(*self._target)
-        await asyncio.gather(
-            self._copy(reader, server_writer, late=True), self._copy(server_reader, writer, late=False)
-        )
+        with suppress(asyncio.CancelledError):  # the relay is closed
+            server_reader, server_writer = await asyncio.open_connection(*self._target)
+            await asyncio.gather(
+                self._copy(reader, server_writer, late=True), self._copy(server_reader, writer, late=False)
+            )
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, late: bool) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
