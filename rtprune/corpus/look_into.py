@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 
-from rtprune.corpus.inspector import Batch, Inspector, batches, refused_row
+from rtprune.corpus.inspector import BATCH_OBJECTS, Batch, Inspector, batches, refused_row
 from rtprune.corpus.pool import Finished, Lost, Pool, Raised
 from rtprune.corpus.ray_cluster import live_nodes, place_inspectors
 from rtprune.corpus.unit_queue import Ended, Failure, Task, UnitQueue
@@ -19,7 +19,6 @@ TICK_S = 1.0
 PLAN_EVERY_S = 20.0  # what a kill can cost
 PLAN_OBJECTS = 10_000  # in one file of the plan, at most
 IN_FLIGHT = 2  # batches that an inspector has at a time: one is fetched while another is opened
-BATCH_OBJECTS = 16  # about, for counting how many inspectors are of use
 
 Rows = tuple[DocumentRow, ...]
 
