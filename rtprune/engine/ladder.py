@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rtprune.engine.result import StrategyName
-from rtprune.models.protocol import TILED_MODE, OcrModel
+from rtprune.models.card import TILED_MODE
+from rtprune.models.protocol import OcrModel
 from rtprune.pruning import PruneConfig
 
 LOW_TEMPERATURE = 0.2

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rtprune.errors import ModelError, PluginError, UsageError
+from rtprune.models.card import Family, ModelCard, card_of
 from rtprune.models.checkpoint import Checkpoint, resolve
 from rtprune.models.protocol import (
     Answer,
-    Family,
-    ModelCard,
     ModelFamily,
     OcrModel,
     Prompt,
@@ -19,6 +18,7 @@ from rtprune.models.protocol import (
     Views,
     VisualPositions,
 )
+from rtprune.models.published import KNOWN
 from rtprune.plugins import Registry
 
 if TYPE_CHECKING:
@@ -45,23 +45,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# by the names of their homes: importing them takes seconds, as they need transformers
-_OWN: Mapping[str, ModelFamily | str] = {
-    "DeepseekOCRForCausalLM": "rtprune.models.deepseek_ocr:DeepSeekOcr",
-    "deepseek_vl_v2": "rtprune.models.deepseek_ocr:DeepSeekOcr",
-    "DeepseekOCR2ForCausalLM": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
-    "DeepseekOcr2ForConditionalGeneration": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
-    "deepseek_ocr2": "rtprune.models.deepseek_ocr2:DeepSeekOcr2",
-    "UnlimitedOCRForCausalLM": "rtprune.models.unlimited_ocr:UnlimitedOcr",
-    "UnlimitedOcrForConditionalGeneration": "rtprune.models.unlimited_ocr:UnlimitedOcr",
-    "unlimited-ocr": "rtprune.models.unlimited_ocr:UnlimitedOcr",
-    "unlimited_ocr": "rtprune.models.unlimited_ocr:UnlimitedOcr",
-    "LightOnOCRForConditionalGeneration": "rtprune.models.lighton_ocr:LightOnOcr",
-    "LightOnOcrForConditionalGeneration": "rtprune.models.lighton_ocr:LightOnOcr",
-    "lighton_ocr": "rtprune.models.lighton_ocr:LightOnOcr",
-    "GlmOcrForConditionalGeneration": "rtprune.models.glm_ocr:GlmOcr",
-    "glm_ocr": "rtprune.models.glm_ocr:GlmOcr",
-}
+_OWN: Mapping[str, ModelFamily | str] = {name: known.home for known in KNOWN for name in known.names}
+_OWN_FAMILIES = {name: known.family for known in KNOWN for name in known.names}
 
 
 def _fault(family: Any) -> str | None:
@@ -98,7 +83,10 @@ def describe(name: str) -> ModelCard:
         ModelError: there is no such model here.
     """
     checkpoint = resolve(name)
-    return _family(checkpoint).describe(checkpoint)
+    known_as = _known_as(checkpoint)
+    if known_as in _OWN_FAMILIES:
+        return card_of(checkpoint, _OWN_FAMILIES[known_as])
+    return FAMILIES[known_as].describe(checkpoint)
 
 
 def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | None = None) -> OcrModel:
@@ -116,7 +104,7 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     import torch
 
     checkpoint = resolve(name)
-    family = _family(checkpoint)
+    family = FAMILIES[_known_as(checkpoint)]
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
@@ -142,11 +130,12 @@ def families() -> list[ModelFamily]:
     return found
 
 
-def _family(checkpoint: Checkpoint) -> ModelFamily:
+def _known_as(checkpoint: Checkpoint) -> str:
+    """The first of a checkpoint's names by which a family is known."""
     names = [*(checkpoint.config.get("architectures") or []), checkpoint.config.get("model_type")]
     for name in names:
         if name in FAMILIES:
-            return FAMILIES[name]
+            return str(name)
     raise ModelError(
         f"{checkpoint.folder}: its config.json calls the model {' or '.join(map(repr, names))}",
         f"known here: {', '.join(sorted(FAMILIES))}; another package can add a family, see docs/adding-a-model.md",

@@ -19,22 +19,9 @@ from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.answers import parse_grounded
 from rtprune.models.family import TransformersOcr
-from rtprune.models.protocol import Answer, Family, Prompt, Views
+from rtprune.models.protocol import Answer, Prompt, Views
+from rtprune.models.published import DEEPSEEK_OCR
 from rtprune.pruning import Cues, TokenLayout
-
-FAMILY = Family(
-    title="DeepSeek-OCR",
-    published="deepseek-ai/DeepSeek-OCR",
-    licence="MIT",
-    modes=tuple(preparation.MODES),
-    default_mode="large",
-    prompts={
-        "markdown": "<image>\n<|grounding|>Convert the document to markdown.",
-        "text": "<image>\nFree OCR.",
-    },
-    # CLIP is fed with SAM's map instead of patches
-    unused_tensors=frozenset({"model.vision_model.embeddings.patch_embedding.weight"}),
-)
 
 _IMAGE_TOKEN_ID = 128815
 _ATTENTION_BYTES = 2 * 2**30
@@ -56,7 +43,7 @@ _FIXED = {
 class DeepSeekOcr(TransformersOcr):
     """A DeepSeek-OCR model in memory."""
 
-    family = FAMILY
+    family = DEEPSEEK_OCR
     network_class = UnlimitedOcrForConditionalGeneration
 
     @classmethod

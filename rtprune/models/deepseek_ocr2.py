@@ -18,28 +18,17 @@ from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.family import TransformersOcr
-from rtprune.models.protocol import Family, Views
+from rtprune.models.protocol import Views
+from rtprune.models.published import DEEPSEEK_OCR2
 from rtprune.pruning import Cues, TokenLayout
 
 # the views that the encoder has queries for
 _VIEW_SIDE = 1024
 _TILE_SIDE = 768
-_MODES = {
+MODES = {
     "base": preparation.Mode(_VIEW_SIDE),
     "gundam": preparation.Mode(_VIEW_SIDE, most_tiles=6, tile_side=_TILE_SIDE),
 }
-
-FAMILY = Family(
-    title="DeepSeek-OCR-2",
-    published="deepseek-ai/DeepSeek-OCR-2",
-    licence="Apache-2.0",
-    modes=tuple(_MODES),
-    default_mode="gundam",
-    prompts={
-        "markdown": "<image>\n<|grounding|>Convert the document to markdown.",
-        "text": "<image>\nFree OCR.",
-    },
-)
 
 _IMAGE_TOKEN_ID = 128815
 _ATTENTION_BYTES = 2 * 2**30
@@ -59,7 +48,7 @@ _ENCODER = {
 class DeepSeekOcr2(DeepSeekOcr):
     """A DeepSeek-OCR-2 model in memory."""
 
-    family = FAMILY
+    family = DEEPSEEK_OCR2
     network_class = DeepseekOcr2ForConditionalGeneration
 
     @classmethod
@@ -91,7 +80,7 @@ class DeepSeekOcr2(DeepSeekOcr):
 
     def prepare(self, picture: Image, mode: str) -> Views:
         self.require("mode", mode, self.modes)
-        return preparation.prepare(picture, mode, _MODES, TokenLayout.deepseek_ocr2)
+        return preparation.prepare(picture, mode, MODES, TokenLayout.deepseek_ocr2)
 
     def attention_cues(self, views: Views) -> Cues:
         # unlike DeepSeek-OCR's CLIP, this encoder has no class token whose attention could be taken

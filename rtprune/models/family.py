@@ -5,7 +5,6 @@ Code that comes with a checkpoint is never run.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from rtprune.errors import ModelError, UsageError
+from rtprune.models.card import Family, ModelCard, card_of, default_mode
 from rtprune.models.checkpoint import Checkpoint
-from rtprune.models.protocol import Answer, Family, ModelCard, Prompt, Views, VisualPositions
-from rtprune.models.weights import fingerprint, read_shapes, read_tensors, require_fit
+from rtprune.models.files import read_shapes
+from rtprune.models.protocol import Answer, Prompt, Views, VisualPositions
+from rtprune.models.weights import read_tensors, require_fit
 from rtprune.pruning import Cues, TokenLayout
 
 IMAGE_MARK = "<image>"
@@ -62,7 +63,7 @@ class TransformersOcr(ABC):
         self.hidden_size: int = text.hidden_size
         self.cache_bytes_per_token = _cache_bytes(text, self.dtype)
         self.modes = modes or self.family.modes
-        self.default_mode = _default_mode(self.family, self.modes)
+        self.default_mode = default_mode(self.family, self.modes)
         self.tasks = tasks or tuple(self.family.prompts)
         self.default_task = self.tasks[0]
         self._tokenizer = tokenizer
@@ -90,16 +91,7 @@ class TransformersOcr(ABC):
     @classmethod
     def describe(cls, checkpoint: Checkpoint) -> ModelCard:
         """What a checkpoint folder can be asked for. Raises `ModelError` where it is none."""
-        trained_for = checkpoint.config.get("rtprune", {})
-        if not isinstance(trained_for, Mapping):
-            raise ModelError(f'{checkpoint.folder / "config.json"}: "rtprune" must be an object with modes and tasks')
-        modes = _known(checkpoint, "modes", trained_for, cls.family.modes)
-        tasks = _known(checkpoint, "tasks", trained_for, tuple(cls.family.prompts))
-        shapes = read_shapes(checkpoint.folder)
-        parameters = sum(math.prod(shape) for name, shape in shapes.items() if name not in cls.family.unused_tensors)
-        revision = fingerprint(checkpoint.folder)
-        default = _default_mode(cls.family, modes)
-        return ModelCard(checkpoint.name, revision, parameters, modes, default, tasks, tasks[0])
+        return card_of(checkpoint, cls.family)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Self:
@@ -228,21 +220,6 @@ def _cache_bytes(text: Any, dtype: torch.dtype) -> int:
     heads: int = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * int(text.num_hidden_layers) * heads * width * dtype.itemsize
-
-
-def _default_mode(family: Family, modes: tuple[str, ...]) -> str:
-    return family.default_mode if family.default_mode in modes else modes[0]
-
-
-def _known(
-    checkpoint: Checkpoint, what: str, trained_for: Mapping[str, Any], known: tuple[str, ...]
-) -> tuple[str, ...]:
-    named = tuple(trained_for.get(what, known))
-    if not named or not set(named) <= set(known):
-        raise ModelError(
-            f"{checkpoint.folder / 'config.json'} names {what} {list(named)}", f"there are: {', '.join(known)}"
-        )
-    return named
 
 
 def _load_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Tokenizer:

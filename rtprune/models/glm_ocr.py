@@ -14,30 +14,9 @@ from transformers import GlmOcrConfig, GlmOcrForConditionalGeneration
 from rtprune.errors import DocumentError, ModelError, Reason
 from rtprune.models import native
 from rtprune.models.family import TransformersOcr
-from rtprune.models.protocol import Answer, Family, Views, VisualPositions
+from rtprune.models.protocol import Answer, Views, VisualPositions
+from rtprune.models.published import GLM_OCR
 from rtprune.pruning import TokenLayout
-
-_DRAFTING_LAYER = "model.language_model.layers.16"
-_DRAFTING_PARTS = (
-    *("embed_tokens", "enorm", "hnorm", "eh_proj", "shared_head.norm", "shared_head.head"),
-    *(f"self_attn.{projection}_proj" for projection in "qkvo"),
-    *("mlp.gate_up_proj", "mlp.down_proj"),
-    *("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
-)
-
-FAMILY = Family(
-    title="GLM-OCR",
-    published="zai-org/GLM-OCR",
-    licence="MIT",
-    modes=(native.MODE,),
-    default_mode=native.MODE,
-    prompts={
-        # its other two prompts are for formulas and tables cut out of a page
-        "text": "[gMASK]<sop><|user|>\n<|begin_of_image|><image><|end_of_image|>Text Recognition:<|assistant|>\n",
-    },
-    # a layer behind the last, for guessing a second token ahead
-    unused_tensors=frozenset(f"{_DRAFTING_LAYER}.{part}.weight" for part in _DRAFTING_PARTS),
-)
 
 _FRAMES = 2
 #: Pixels of a view. The published limits count the pixels of two frames, as of a film, and a picture is one frame.
@@ -58,7 +37,7 @@ _FIXED = {
 class GlmOcr(TransformersOcr):
     """A GLM-OCR model in memory."""
 
-    family = FAMILY
+    family = GLM_OCR
     network_class = GlmOcrForConditionalGeneration
 
     @classmethod

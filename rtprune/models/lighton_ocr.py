@@ -18,24 +18,9 @@ from transformers import LightOnOcrConfig, LightOnOcrForConditionalGeneration
 from rtprune.errors import DocumentError, ModelError, Reason
 from rtprune.models import native
 from rtprune.models.family import TransformersOcr
-from rtprune.models.protocol import Answer, Family, Views
+from rtprune.models.protocol import Answer, Views
+from rtprune.models.published import LIGHTON_OCR
 from rtprune.pruning import TokenLayout
-
-FAMILY = Family(
-    title="LightOnOCR",
-    published="lightonai/LightOnOCR-2-1B",
-    licence="Apache-2.0",
-    modes=(native.MODE,),
-    default_mode=native.MODE,
-    prompts={
-        # the published template leaves the system turn empty, even of its newline
-        "markdown": "<|im_start|>system<|im_end|>\n<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n",
-    },
-    # some files hold the embeddings once more as the head
-    unused_tensors=frozenset({"lm_head.weight"}),
-    # config.json names one of them or none; the published generation_config.json both
-    end_marks=("<|im_end|>", "<|endoftext|>"),
-)
 
 LONGEST_SIDE = 1540
 _IMAGE_TOKEN_ID = 151655
@@ -52,7 +37,7 @@ _FIXED = {
 class LightOnOcr(TransformersOcr):
     """A LightOnOCR model in memory."""
 
-    family = FAMILY
+    family = LIGHTON_OCR
     network_class = LightOnOcrForConditionalGeneration
 
     @classmethod

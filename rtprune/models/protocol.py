@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from PIL.Image import Image
-from torch import Tensor
-
+from rtprune.models.card import Family, ModelCard
 from rtprune.models.checkpoint import Checkpoint
-from rtprune.pruning import Cues, TokenLayout
 
-#: Name of the mode that cuts pages into tiles, of the models that have one.
-TILED_MODE = "gundam"
+if TYPE_CHECKING:  # what only describes a model needs no torch, whose import takes seconds
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from rtprune.pruning import Cues, TokenLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,46 +86,9 @@ class VisualPositions:
     @classmethod
     def sequential(cls, layout: TokenLayout) -> VisualPositions:
         """One after the other on a single axis, as in most models."""
+        import torch
+
         return cls(torch.arange(layout.length)[None], layout.length)
-
-
-@dataclass(frozen=True)
-class Family:
-    """What is known of a model family without opening a checkpoint.
-
-    Attributes:
-        title: what its makers call it.
-        published: name of its published checkpoint.
-        licence: licence of that checkpoint's weights.
-        modes: names of its view sizes.
-        default_mode: the published checkpoint's default among them.
-        prompts: task -> the whole prompt, with ``<image>`` where the visual tokens stand; the first is the default.
-        unused_tensors: names of tensors in the published file that no computation uses.
-        end_marks: tokens that end an answer, in addition to those that the configuration names.
-    """
-
-    title: str
-    published: str
-    licence: str
-    modes: tuple[str, ...]
-    default_mode: str
-    prompts: Mapping[str, str]
-    unused_tensors: frozenset[str] = frozenset()
-    end_marks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What is known of a model without loading its weights: how many ``parameters`` it has, and what the properties of
-    the same names say in ``OcrModel``."""
-
-    name: str
-    revision: str
-    parameters: int
-    modes: tuple[str, ...]
-    default_mode: str
-    tasks: tuple[str, ...]
-    default_task: str
 
 
 class OcrModel(Protocol):

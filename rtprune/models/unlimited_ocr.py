@@ -13,20 +13,10 @@ from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.answers import parse_boxes
 from rtprune.models.deepseek_ocr import DeepSeekOcr
-from rtprune.models.protocol import Answer, Family, Region, Views
+from rtprune.models.protocol import Answer, Region, Views
+from rtprune.models.published import UNLIMITED_OCR
 
-_MODES = {"base": preparation.Mode(1024), "gundam": preparation.Mode(1024, most_tiles=32)}
-
-FAMILY = Family(
-    title="Unlimited-OCR",
-    published="baidu/Unlimited-OCR",
-    licence="MIT",
-    modes=tuple(_MODES),
-    default_mode="gundam",
-    prompts={"markdown": "<image>document parsing."},
-    # CLIP is fed with SAM's map instead of patches
-    unused_tensors=frozenset({"model.vision_model.embeddings.patch_embedding.weight"}),
-)
+MODES = {"base": preparation.Mode(1024), "gundam": preparation.Mode(1024, most_tiles=32)}
 
 _ATTENTION = "reference_sliding_attention"
 #: The names of the window's length, in the order in which the published code asks for them.
@@ -43,7 +33,7 @@ _LONE_MARK = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
 class UnlimitedOcr(DeepSeekOcr):
     """An Unlimited-OCR model in memory."""
 
-    family = FAMILY
+    family = UNLIMITED_OCR
 
     @classmethod
     def _configuration(cls, config: Mapping[str, Any]) -> UnlimitedOcrConfig:
@@ -69,7 +59,7 @@ class UnlimitedOcr(DeepSeekOcr):
 
     def prepare(self, picture: Image, mode: str) -> Views:
         self.require("mode", mode, self.modes)
-        return preparation.prepare(picture, mode, _MODES)
+        return preparation.prepare(picture, mode, MODES)
 
     @property
     def answer_window(self) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from rtprune.models import load_model
+from rtprune.models.weights import save_tensors
 from tests.models.families import Case, Reader, write_case
 
 
@@ -19,6 +21,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tensor_folder(tmp_path: Path) -> Path:
+    """A checkpoint folder with three tensors in two files, and nothing to say of a model."""
+    save_tensors({"b": torch.ones(2, 3), "a": torch.zeros(4)}, tmp_path / "one.safetensors", torch.float32)
+    save_tensors({"c": torch.full((1,), 0.5)}, tmp_path / "two.safetensors", torch.bfloat16)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

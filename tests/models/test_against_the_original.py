@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import UnlimitedOcrForConditionalGeneration
 
 from rtprune.models import Views
-from rtprune.models.deepseek_ocr import FAMILY, DeepSeekOcr
+from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.pruning import TokenLayout
 from tests import reference
 from tests.checkpoints import character_tokenizer, random_config
@@ -109,7 +109,7 @@ def test_the_full_size_encoder_agrees_with_the_original(shared_data: Path) -> No
         "image_token_id": int(truth["image_token_id"]),
     }
     shapes = {name: tuple(tensor.shape) for name, tensor in on_meta(config).items()}
-    shapes |= dict.fromkeys(FAMILY.unused_tensors, (1024, 3, 14, 14))
+    shapes |= dict.fromkeys(DeepSeekOcr.family.unused_tensors, (1024, 3, 14, 14))
     weights = {name: reference.weight(name, shape) for name, shape in shapes.items()}
     assert reference.digest(weights) == str(truth["weights_sha256"])
     model = network_of(config, weights)

@@ -10,7 +10,7 @@ import torch
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import DeepseekOcr2ImageProcessorPil
 
 from rtprune.models import Views
-from rtprune.models.deepseek_ocr2 import FAMILY, DeepSeekOcr2
+from rtprune.models.deepseek_ocr2 import DeepSeekOcr2
 from rtprune.pruning import TokenKind
 from tests.checkpoints import END
 from tests.models.families import DEEPSEEK_OCR2, Case, Reader, as_arguments, full_size, picture, published
@@ -32,7 +32,7 @@ def test_the_full_size_model_has_the_published_names_and_no_others() -> None:
         "weight_map": dict.fromkeys(published_names(), "model-00001-of-000001.safetensors"),
     }
     assert len(json.dumps(index, indent=2)) == 247401
-    assert not FAMILY.unused_tensors
+    assert not DeepSeekOcr2.family.unused_tensors
     assert ours["model.sam_model.net_3.weight"] == (896, 512, 3, 3)
     assert ours["model.projector.layers.weight"] == (1280, 896)
     assert ours["model.qwen2_model.query_768.weight"] == (144, 896)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rtprune.models import load_model
-from rtprune.models.glm_ocr import FAMILY, GlmOcr
+from rtprune.models.glm_ocr import GlmOcr
 from rtprune.models.weights import read_tensors, save_tensors
 from rtprune.pruning import TokenLayout
 from tests.models.families import GLM_OCR, Case, Reader, full_size, published, safetensors_size
@@ -30,7 +30,7 @@ def reader(reader_of: Callable[[Case], Reader]) -> Reader:
 
 def test_names_and_shapes_account_for_every_byte_of_the_published_file() -> None:
     shapes = full_size(GlmOcr, published("glm_ocr"))
-    extra = {name: shapes.get(name.replace(".16.", ".15."), (1536,)) for name in FAMILY.unused_tensors}
+    extra = {name: shapes.get(name.replace(".16.", ".15."), (1536,)) for name in GlmOcr.family.unused_tensors}
     extra[f"{DRAFTING}eh_proj.weight"] = (1536, 2 * 1536)
     for name in ("embed_tokens", "shared_head.head"):
         extra[f"{DRAFTING}{name}.weight"] = (59392, 1536)
@@ -49,7 +49,7 @@ def test_sizes_and_ends_come_from_the_configuration() -> None:
 def test_the_layer_that_only_drafts_may_be_left_out(reader: Reader, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(reader.folder, tmp_path / "copy"))
     tensors = {name: tensor.clone() for name, tensor in read_tensors(folder).items()}
-    for name in FAMILY.unused_tensors:
+    for name in GlmOcr.family.unused_tensors:
         del tensors[name]
     save_tensors(tensors, folder / "model.safetensors", torch.bfloat16)
     loaded = load_model(str(folder), device="cpu")
