@@ -16,7 +16,7 @@ from rtprune.corpus.run import discover, plan, prepare, read
 from rtprune.corpus.values import Progress, never
 from rtprune.corpus.worker import Worker
 from rtprune.dataset import PageRow
-from rtprune.engine import PageResult
+from rtprune.engine import PageResult, Skipping
 from rtprune.errors import UsageError
 from rtprune.settings import NO_MODEL, RunSettings
 
@@ -28,7 +28,7 @@ SCALE_DPI = 18  # scaling is about the engine's time: rendering, which the worke
 SCALE_UNIT_PAGES = 8
 
 
-class SleepingEngine:
+class SleepingEngine(Skipping):
     """Takes a fixed time for every page, as a device would that needs no core."""
 
     def __init__(self, seconds: float) -> None:
@@ -47,7 +47,7 @@ class SleepingEngine:
 class SleepingWorker(Worker):
     """A worker with a `SleepingEngine`, whose pace, in seconds, is the model's name."""
 
-    def load(self) -> SleepingEngine:  # type: ignore[override]
+    def load(self) -> SleepingEngine:
         """Nothing but its pace."""
         return SleepingEngine(float(self._label))
 

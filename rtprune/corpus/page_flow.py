@@ -18,7 +18,7 @@ from rtprune.documents import PageFault, PageImage, PageRange, Renderers, Render
 from rtprune.settings import RunSettings
 
 if TYPE_CHECKING:
-    from rtprune.engine import Engine, PageResult, Skipping
+    from rtprune.engine import Engine, Page, PageResult, Skipping
 
 FEED_PAGES = 2  # rendered pages that wait for the engine
 WAIT_S = 0.1
@@ -45,7 +45,7 @@ class PageFlow:
     def __init__(self, engine: Engine | Skipping, audit_fraction: float) -> None:
         self._engine = engine
         self._audit_fraction = audit_fraction
-        self._feed: queue.Queue[PageName] = queue.Queue(FEED_PAGES)
+        self._feed: queue.Queue[tuple[PageName, Page]] = queue.Queue(FEED_PAGES)
         self._in_engine: dict[PageName, None] = {}
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
@@ -54,10 +54,14 @@ class PageFlow:
         self._engine.stop_pruning()
 
     def put(self, name: PageName) -> None:
-        """Hand a page in, once there is room; nothing happens when its assignment has failed meanwhile."""
+        """Prepare a page and hand it in, once there is room; nothing happens when its assignment has failed meanwhile.
+
+        The thread that calls this does the preparing, so that the engine's own has nothing to do but read.
+        """
+        page = self._engine.prepare(name.image)
         while not name.reading.failed:
             try:
-                self._feed.put(name, timeout=WAIT_S)
+                self._feed.put((name, page), timeout=WAIT_S)
             except queue.Full:
                 continue
             return
@@ -76,17 +80,17 @@ class PageFlow:
                 for reading in readings:
                     reading.fail(error)
 
-    def _pages(self) -> Iterator[tuple[PageName, PageImage] | None]:
+    def _pages(self) -> Iterator[tuple[PageName, Page] | None]:
         """Pages as they come; ``None`` where none is there, at once while others are being read."""
         while True:
             try:
-                name = self._feed.get(block=not self._in_engine, timeout=WAIT_S)
+                name, page = self._feed.get(block=not self._in_engine, timeout=WAIT_S)
             except queue.Empty:
                 yield None
                 continue
             if not name.reading.failed:
                 self._in_engine[name] = None
-                yield name, name.image
+                yield name, page
 
     def _is_audited(self, name: PageName) -> bool:
         return chosen(f"{name.piece.doc_id}:{name.page}", self._audit_fraction)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -15,12 +16,15 @@ from rtprune.engine.budget import affordable_slots
 from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
 from rtprune.engine.fidelity import Audit, normalised_distance
 from rtprune.engine.ladder import Strategy, ladder
+from rtprune.engine.prepare import Page, PlainPage, PreparedPage, prepared
 from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
-from rtprune.errors import DocumentError, Reason, UsageError
+from rtprune.errors import UsageError
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune_batch
 from rtprune.settings import ReadSettings
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 16
 
@@ -30,40 +34,11 @@ _STATUS: dict[FinishReason, PageStatus] = {"eos": "ok", "length": "truncated", "
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    strategy: Strategy
-    views: Views
-    layer: tuple[int, ...]  # token ids of the page's text layer
-    prepare_ms: float
-
-
-@dataclass(frozen=True, eq=False)
 class _Encoded:
     strategy: Strategy
-    views: Views
-    layer: tuple[int, ...]
+    page: PreparedPage
     features: Tensor  # [L, D]
     encode_ms: float
-
-
-class Page(Protocol):
-    """What the engine reads; its picture is taken when it is needed, and not kept."""
-
-    @property
-    def picture(self) -> Image:
-        """8 bits a channel, opaque; see ``rtprune.documents`` for what makes such of any file."""
-
-    @property
-    def text_layer(self) -> str:
-        """What the page says of itself; empty where it does not."""
-
-
-@dataclass(frozen=True, eq=False)
-class PlainPage:
-    """A page that is a picture, and perhaps text."""
-
-    picture: Image
-    text_layer: str = ""
 
 
 @dataclass(eq=False)
@@ -94,7 +69,7 @@ class _Source(Generic[Name]):
 
 
 class Engine:
-    """Reads pages with one model, as many together as it is given. Not to be shared by threads.
+    """Reads pages with one model, as many together as it is given. Threads may share nothing of it but `prepare`.
 
     Args:
         model: a loaded model.
@@ -219,6 +194,17 @@ class Engine:
             names.append(name)
         return names
 
+    def prepare(self, page: Page) -> Page:
+        """``page`` with its views made, so that `stream` need not: another thread does this while the device reads.
+
+        A page that cannot be prepared is given back as it is; what is wrong with it is then said by `stream`.
+        """
+        try:
+            return prepared(self.model, page, self.mode)
+        except Exception as error:  # whatever one page brings about
+            _log.debug("a page could not be prepared ahead: %s", error)
+            return page
+
     def stop_pruning(self) -> None:
         """Keep every token from the next page on."""
         self._pruning = replace(self._pruning, ratio=0.0)
@@ -289,22 +275,18 @@ class Engine:
         encoded = together(self._encode, [alone(self._prepare, page) for page in pages])
         return together(self._prune, encoded)
 
-    def _prepare(self, page: _Held) -> _Prepared:
-        start = clock_ms(self.model.device)
-        strategy, text = page.strategy, page.page.text_layer
-        views = self.model.prepare(page.page.picture, strategy.mode)
-        if views.layout.free_count == 0:
-            raise DocumentError(Reason.NO_VISUAL_TOKENS, "the picture gives no visual tokens: there is nothing to read")
-        layer = tuple(self.model.tokenize(text)) if text else ()
-        return _Prepared(strategy, views, layer, clock_ms(self.model.device) - start)
+    def _prepare(self, page: _Held) -> tuple[Strategy, PreparedPage]:
+        ready = prepared(self.model, page.page, page.strategy.mode)
+        page.page = ready.page  # its views are let go once they are encoded
+        return page.strategy, ready
 
-    def _encode(self, pages: Sequence[_Prepared]) -> list[_Encoded]:
+    def _encode(self, pages: Sequence[tuple[Strategy, PreparedPage]]) -> list[_Encoded]:
         start = clock_ms(self.model.device)
-        features = self.model.encode([page.views for page in pages])
+        features = self.model.encode([page.views for _, page in pages])
         share = (clock_ms(self.model.device) - start) / len(pages)
         return [
-            _Encoded(page.strategy, page.views, page.layer, found, page.prepare_ms + share)
-            for page, found in zip(pages, features, strict=True)
+            _Encoded(strategy, page, found, page.prepare_ms + share)
+            for (strategy, page), found in zip(pages, features, strict=True)
         ]
 
     def _prune(self, pages: Sequence[_Encoded]) -> list[ReadyPage]:
@@ -312,14 +294,14 @@ class Engine:
         pruned: dict[int, Pruned] = {}
         for pruning in dict.fromkeys(page.strategy.pruning for page in pages):
             alike = [index for index, page in enumerate(pages) if page.strategy.pruning == pruning]
-            views, features = [pages[index].views for index in alike], [pages[index].features for index in alike]
+            views, features = [pages[index].page.views for index in alike], [pages[index].features for index in alike]
             pruned |= zip(alike, self._pruned(views, features, pruning), strict=True)
         share = (clock_ms(self.model.device) - start) / len(pages)
         return [self._ready(page, pruned[index], share) for index, page in enumerate(pages)]
 
     def _ready(self, page: _Encoded, pruned: Pruned, prune_ms: float) -> ReadyPage:
-        prompt = assemble_prompt(self.model, self.task, page.views.layout, pruned)
-        return ReadyPage(prompt, page.layer, pruned.facts, page.strategy, page.encode_ms, prune_ms)
+        prompt = assemble_prompt(self.model, self.task, page.page.views.layout, pruned)
+        return ReadyPage(prompt, page.page.layer, pruned.facts, page.strategy, page.encode_ms, prune_ms)
 
     def _result(self, page: tuple[ReadyPage, Decoded]) -> PageResult:
         ready, decoded = page

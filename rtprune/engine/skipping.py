@@ -8,6 +8,7 @@ from typing import TypeVar
 from rtprune.engine.result import PageResult
 
 Name = TypeVar("Name", bound=Hashable)
+Given = TypeVar("Given")
 
 
 class Skipping:
@@ -20,6 +21,10 @@ class Skipping:
         for page in pages:
             if page is not None:
                 yield page[0], PageResult("skipped")
+
+    def prepare(self, page: Given) -> Given:
+        """There is nothing to prepare."""
+        return page
 
     def stop_pruning(self) -> None:
         """There is none."""

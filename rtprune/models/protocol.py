@@ -146,8 +146,11 @@ class OcrModel(Protocol):
         """The decoder's width D."""
 
     def prepare(self, picture: Image, mode: str) -> Views:
-        """A picture as the encoder takes it. Raises ``UsageError`` for a mode the model does not have, and
-        ``DocumentError`` for a picture that has no pixels or is too thin to be shown."""
+        """A picture as the encoder takes it. Several threads may call it, as ``tokenize``, while another one decodes.
+
+        Raises ``UsageError`` for a mode the model does not have, and ``DocumentError`` for a picture that has no pixels
+        or is too thin to be shown.
+        """
 
     def encode(self, views: Sequence[Views]) -> list[Tensor]:
         """Visual tokens [L_i, D] of each picture in the order its layout describes, on the model's device."""

@@ -29,6 +29,9 @@ class InstantEngine:
         facts = PruneFacts(0.5, 0.2, 0.4, 73, 50, 64, 41)
         return PageResult("ok", text="seen", finish_reason="eos", facts=facts)
 
+    def prepare(self, page: Any) -> Any:
+        return page
+
     def stop_pruning(self) -> None:
         self.pruning = False
 
