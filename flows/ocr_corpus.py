@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from prefect import State, flow, get_run_logger
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Failed
 from pydantic import Field
 
 from rtprune.corpus import run as steps
 from rtprune.corpus.run import run_corpus
 from rtprune.corpus.stopping import Stopper
 from rtprune.corpus.values import Progress, RunSummary
-from rtprune.settings import Ratio, RunSettings
+from rtprune.settings import Limit, Ratio, RunSettings
 from tasks.discover import discover
 from tasks.logs import forwarded
 from tasks.plan import plan
@@ -37,6 +37,7 @@ def ocr_corpus(
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None,
     unit_pages: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     workers: Annotated[int, Field(ge=1)] | None = None,
+    max_failed: Limit | None = None,
 ) -> RunSummary | State[RunSummary]:
     """Read every page of a corpus into a Parquet dataset, or what is missing of it.
 
@@ -54,6 +55,7 @@ def ocr_corpus(
         max_output_tokens: A page that has not ended after so many tokens is cut.
         unit_pages: Pages in a work unit, what is committed in one file.
         workers: Ray actors that hold the model.
+        max_failed: How many pages, and documents, may fail ("5%" or a number) before the run counts as failed.
     """
     given = {
         "model": model,
@@ -63,6 +65,7 @@ def ocr_corpus(
         "max_output_tokens": max_output_tokens,
         "unit_pages": unit_pages,
         "workers": workers,
+        "max_failed": max_failed,
     }
     settings = RunSettings(**{name: value for name, value in given.items() if value is not None})
     logger = get_run_logger()
@@ -76,4 +79,6 @@ def ocr_corpus(
         )
     if summary.status == "stopped":
         return Cancelled(message=STOPPED.format(units=summary.units, pages=summary.tally.pages))
+    if summary.status == "failed":
+        return Failed(message=summary.message)
     return summary

@@ -15,6 +15,7 @@ PUBLISHED_MODEL = "deepseek-ai/DeepSeek-OCR"
 NO_MODEL = "none"
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Limit = Annotated[str, Field(pattern=r"^(\d+|\d+(\.\d+)?%)$", coerce_numbers_to_str=True)]
 
 
 class ReadSettings(BaseSettings):
@@ -81,6 +82,11 @@ class RunSettings(ReadSettings):
         ge=1,
         le=10,
         description="How often a unit may kill its worker before its pages are recorded as failed.",
+    )
+    max_failed: Limit = Field(
+        default="10%",
+        description="How many pages, and how many documents, may fail, as a share ('5%') or a number: where more do, "
+        "the run ends as failed, with everything kept. Files that are no documents do not count.",
     )
     page_timeout_s: float = Field(
         default=120.0, gt=0, description="A page fails if rendering it takes longer, a document if opening it does."

@@ -51,7 +51,7 @@ app.register_install_completion_command(help="Install completion of commands and
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 (it failed), 2 (wrong use), 128 + signal (it was stopped)."""
+    """Run one command; returns its exit code: 0, 1 (failed), 2 (wrong use), 3 (too much failed), 128 + signal."""
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

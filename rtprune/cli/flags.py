@@ -25,6 +25,7 @@ PANELS = {
     "audit_fraction": SAFETY,
     "audit_floor": SAFETY,
     "max_attempts": SAFETY,
+    "max_failed": SAFETY,
     "page_timeout_s": SAFETY,
     "unit_timeout_s": SAFETY,
     "worker_pages": SAFETY,

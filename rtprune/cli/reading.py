@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 STOPPING = "stopping: units at work are finished first; Ctrl-C again abandons them"
 
+TOO_MANY_FAILED = 3  # exit code of a run of which more failed than may
+
 File = Annotated[str, Parameter(help="A PDF or picture, local or s3://.")]
 Page = Annotated[int, Parameter(help="Page number, from 1.", group=OUTPUT, metavar="N")]
 Overlay = Annotated[
@@ -113,7 +115,9 @@ def run(source: Source, output: Output, /, **given: Any) -> int:
             display.say("stopped; what was committed is kept: the same command goes on from there")
             return _stopped_by(stopper)
     print(run_summary(summary))
-    return _stopped_by(stopper) if summary.status == "stopped" else 0
+    if summary.status == "stopped":
+        return _stopped_by(stopper)
+    return TOO_MANY_FAILED if summary.status == "failed" else 0
 
 
 def _stopped_by(stopper: Stopper) -> int:

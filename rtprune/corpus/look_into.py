@@ -13,6 +13,7 @@ from rtprune.corpus.unit_queue import Ended, Failure, Task, UnitQueue
 from rtprune.corpus.values import OnProgress, Planned, Progress, Run, ShouldStop
 from rtprune.dataset import DocumentRow, Snapshot
 from rtprune.documents import SourceObject
+from rtprune.errors import Reason
 
 TIMEOUT_S = 600.0
 TICK_S = 1.0
@@ -55,7 +56,7 @@ class _Looking:
         self._left = snapshot.new_count
         self._rows: list[DocumentRow] = []
         self._planned_at = time.monotonic()
-        self._documents = self._failed = 0
+        self._documents = self._failed = self._not_documents = 0
 
     def look(self, pool: Pool[Task[Batch], Rows]) -> Planned:
         stopped = False
@@ -79,7 +80,7 @@ class _Looking:
             self._on_progress(Progress("inspect", done, self._snapshot.new_count, failed))
         self._take_ended()
         self._plan()
-        return Planned(self._documents, self._failed, stopped and self._left > 0)
+        return Planned(self._documents, self._failed, stopped and self._left > 0, self._not_documents)
 
     def _objects(self) -> Iterator[SourceObject]:
         """Objects that are new, beginning at a place of this run's own, without what others have planned meanwhile."""
@@ -107,6 +108,7 @@ class _Looking:
             self._snapshot.append(some, unit_pages=self._run.settings.unit_pages, run_id=self._run.run_id)
             self._documents += len(some)
             self._failed += _failures(some)
+            self._not_documents += sum(row.reason == Reason.NOT_A_DOCUMENT for row in some)
 
 
 def _rows_of(ended: Ended[Batch, Rows]) -> Iterator[DocumentRow]:

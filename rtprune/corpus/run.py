@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
+from rtprune.corpus.failures import too_many_failed
 from rtprune.corpus.ray_cluster import Placement, live_nodes, place_workers, ray_session
 from rtprune.corpus.values import (
     Discovered,
@@ -210,8 +211,10 @@ def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> R
     published = discovered.snapshot.publish_documents()
     worked = not discovered.nothing_to_do
     stopped = done.left > 0 or planned.stopped
+    fault = too_many_failed(run.settings.max_failed, planned, done.tally)
+    ended: Literal["finished", "failed", "stopped"] = "stopped" if stopped else "failed" if fault else "finished"
     if worked:
-        row = _row(run, "stopped" if stopped else "finished")
+        row = _row(run, ended, fault)
         record_run(
             output,
             replace(
@@ -228,7 +231,7 @@ def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> R
     return RunSummary(
         run_id=run.run_id,
         output=output.uri,
-        status="stopped" if stopped else "finished" if worked or swept or published else "nothing to do",
+        status=ended if worked or swept or published else "nothing to do",
         objects=discovered.objects,
         documents=planned.documents,
         documents_failed=planned.documents_failed,
@@ -238,6 +241,8 @@ def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> R
         seconds=time.monotonic() - run.began,
         elsewhere=done.elsewhere,
         doubled=done.doubled,
+        not_documents=planned.not_documents,
+        message=fault,
     )
 
 

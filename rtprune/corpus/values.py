@@ -91,11 +91,19 @@ class Discovered:
 
 @dataclass(frozen=True)
 class Planned:
-    """What this run planned; ``stopped`` before all objects were looked into."""
+    """What this run planned.
+
+    Attributes:
+        documents: objects looked into.
+        documents_failed: those that could not be opened.
+        stopped: whether it ended before all objects were looked into.
+        not_documents: those of the failed ones that are no documents at all.
+    """
 
     documents: int = 0
     documents_failed: int = 0
     stopped: bool = False
+    not_documents: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +187,13 @@ class RunSummary:
     Attributes:
         elsewhere: units that other runs committed meanwhile.
         doubled: how many of these this run read as well.
+        not_documents: objects, among those that could not be opened, that are no documents at all.
+        message: why a run that has come to its end counts as failed.
     """
 
     run_id: str
     output: str
-    status: Literal["finished", "stopped", "nothing to do"]
+    status: Literal["finished", "failed", "stopped", "nothing to do"]
     objects: int
     documents: int
     documents_failed: int
@@ -193,6 +203,8 @@ class RunSummary:
     seconds: float
     elsewhere: int = 0
     doubled: int = 0
+    not_documents: int = 0
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ def run_summary(summary: RunSummary) -> str:
     documents = f"{summary.documents:,} looked into" + (
         f", {summary.documents_failed:,} of them could not be opened" if summary.documents_failed else ""
     )
+    if summary.not_documents:
+        documents += f" ({summary.not_documents:,} are no documents)"
     lines = [("documents", documents), ("pages", pages)]
     if tally.tokens_before:
         lines.append(("visual tokens", _tokens(tally.tokens_before, tally.tokens_after)))
@@ -39,6 +41,8 @@ def run_summary(summary: RunSummary) -> str:
     lines.append(("dataset", summary.output))
     if summary.status == "stopped":
         head = f"stopped after {duration(summary.seconds)}, what was read is kept: the same command goes on from here"
+    elif summary.status == "failed":
+        head = f"failed after {duration(summary.seconds)}, what was read is kept: {summary.message}"
     else:
         head = f"finished in {duration(summary.seconds)}"
     return "\n".join([head, *_table(lines)])

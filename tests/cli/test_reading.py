@@ -1,4 +1,4 @@
-"""What ``rtprune page`` and ``models`` print."""
+"""What ``rtprune page``, ``run`` and ``models`` print and end with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from rtprune.cli import main
+from rtprune.dataset import Output, read_pages
 from rtprune.settings import PUBLISHED_MODEL
 from tests.sources import write_pdf
 
@@ -53,3 +55,21 @@ def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: 
     assert str(tmp_path / "a.png") in capsys.readouterr().out
     assert main([*page, "--overlay", str(tmp_path / "nowhere" / "a.png")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_run_of_which_too_much_failed_says_so_keeps_the_rest_and_ends_with_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_pdf(source / "good.pdf", 2)
+    damaged = write_pdf(source / "damaged.pdf", 1)
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    (source / "notes.docx").write_bytes(b"PK no document of ours")
+    assert main(["run", str(source), str(out), "--model", "none", "--workers", "1"]) == 3
+    printed = capsys.readouterr().out
+    assert "what was read is kept: 1 of 2 documents failed, more than the 10% that may" in printed
+    assert "3 looked into, 2 of them could not be opened (1 are no documents)" in printed
+    output = Output.existing(str(out))
+    assert read_pages(output).num_rows == 2
+    (row,) = pq.read_table(out / "runs").to_pylist()
+    assert (row["status"], row["documents_failed"]) == ("failed", 2)
