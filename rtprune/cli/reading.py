@@ -128,9 +128,9 @@ def _stopped_by(stopper: Stopper) -> int:
 @command()
 def models(*, json: AsJson = False) -> int:
     """List the model families."""
-    from rtprune.models import families
+    from rtprune.models import known_families
     from rtprune.report.families import family_list, family_values
 
-    listed = [family.family for family in families()]
+    listed = known_families()
     print(dumps(family_values(listed), indent=2) if json else family_list(listed))
     return 0

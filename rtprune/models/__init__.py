@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rtprune.errors import ModelError, PluginError, UsageError
@@ -38,6 +38,7 @@ __all__ = [
     "VisualPositions",
     "describe",
     "families",
+    "known_families",
     "load_model",
     "register_model_family",
     "resolve",
@@ -118,8 +119,18 @@ def families() -> list[ModelFamily]:
 
     Another package's family that cannot be used is left out with a warning.
     """
+    return _usable(FAMILIES)
+
+
+def known_families() -> list[Family]:
+    """What is known of those families; this package's own are not imported for it."""
+    others = _usable(name for name in FAMILIES if name not in _OWN)
+    return [*(known.family for known in KNOWN), *(other.family for other in others)]
+
+
+def _usable(names: Iterable[str]) -> list[ModelFamily]:
     found: list[ModelFamily] = []
-    for name in FAMILIES:
+    for name in names:
         try:
             family = FAMILIES[name]
         except PluginError as error:
