@@ -139,6 +139,29 @@ def driver(
 
 @bench.command
 @command()
+def schedule(
+    *,
+    step_ms: Annotated[
+        float, Parameter(help="What a decode step takes, in ms.", validator=above_0, metavar="MS")
+    ] = 4.0,
+    prefill_ms: Annotated[
+        float, Parameter(help="What a prefill takes however few pages join.", validator=above_0, metavar="MS")
+    ] = 10.0,
+    page_ms: Annotated[
+        float, Parameter(help="What each page that joins adds to it.", validator=above_0, metavar="MS")
+    ] = 20.0,
+    seeds: Annotated[Number, Parameter(help="Corpora that are played, seeded from 0.")] = 5,
+    json: AsJson = False,
+) -> int:
+    """Play the engine's scheduler with a clock instead of a model: how full the decoder's slots are."""
+    from rtprune.bench.schedule import Costs, bench_schedule, report
+
+    measured = bench_schedule(costs=Costs(step_ms, prefill_ms, page_ms), seeds=seeds)
+    return _print(measured, report(measured), json)
+
+
+@bench.command
+@command()
 def pipeline(
     *,
     pages: Annotated[Number, Parameter(help="Pages of the corpus.")] = 4096,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from rtprune.engine.ladder import Strategy, ladder
 from rtprune.engine.prepare import Page, PlainPage, PreparedPage, prepared
 from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
+from rtprune.engine.scheduler import Scheduler
 from rtprune.errors import UsageError
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune_batch
@@ -140,12 +142,17 @@ class Engine:
         again: deque[Name] = deque()
         waiting: deque[tuple[Name, ReadyPage]] = deque()
         reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
+        scheduler = Scheduler()
         max_live = self._slots + 1
+        readied_ms = 0.0  # what was spent on pages that are waiting to join
         while again or waiting or reading.live or not source.ended:
-            room = reading.room
+            room, began = reading.room, time.perf_counter()
             if waiting and room:
-                outcomes = reading.join([waiting.popleft() for _ in range(min(room, len(waiting)))])
-            elif names := self._next(source, again, held, reading, max_live):
+                joining = min(room, len(waiting))
+                outcomes = reading.join([waiting.popleft() for _ in range(joining)])
+                scheduler.joined(readied_ms + _ms_since(began), joining)
+                readied_ms = 0.0
+            elif names := self._next(source, again, held, reading, scheduler, max_live):
                 outcomes = Outcomes()
                 try:
                     readied = self._readied([held[name] for name in names])
@@ -160,8 +167,10 @@ class Engine:
                         outcomes.ended.append((name, page))
                     else:
                         waiting.append((name, page))
+                readied_ms += _ms_since(began)
             elif reading.live:
                 outcomes = reading.step()
+                scheduler.stepped(_ms_since(began), room)
             else:
                 continue  # none is ready yet
             waiting.extend(outcomes.put_off)
@@ -179,10 +188,11 @@ class Engine:
         again: deque[Name],
         held: dict[Name, _Held],
         reading: Reading[Name],
+        scheduler: Scheduler,
         max_live: int,
     ) -> list[Name]:
         """Pages to begin with, as many as are ready and there is room for; none while it is not worth a prefill."""
-        if reading.live and not self._may_join(reading, max_live):
+        if reading.live >= max_live or not scheduler.may_join(reading.room, reading.live):
             return []
         names = [again.popleft() for _ in range(min(reading.room, len(again)))]
         while len(names) < reading.room and (found := source.take()) is not None:
@@ -208,10 +218,6 @@ class Engine:
     def stop_pruning(self) -> None:
         """Keep every token from the next page on."""
         self._pruning = replace(self._pruning, ratio=0.0)
-
-    def _may_join(self, reading: Reading[Name], max_live: int) -> bool:
-        """Whether so many slots are free that the pages at work are made to wait for a prefill of others."""
-        return reading.room >= max(1, reading.slots // 4) and reading.live < max_live
 
     def _settled(self, page: _Held, result: PageResult, audited: bool) -> PageResult | None:
         """What to give for a page that has been read; ``None`` to read it once more, on ``page.strategy``."""
@@ -328,3 +334,7 @@ def _one_of(what: str, value: str, valid: tuple[str, ...], model: str) -> str:
     if value not in valid:
         raise UsageError(f"model {model!r} has no {what} {value!r}", f"it has: {', '.join(valid)}")
     return value
+
+
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000.0
