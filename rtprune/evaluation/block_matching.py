@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +21,10 @@ Costs = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Match:
-    """True lines and the predicted lines that stand for them, both by number; either may be empty, not both.
-
-    Attributes:
-        found: whether the lines are alike, not merely what was left over on both sides.
-    """
+    """True lines and the predicted lines that stand for them, both by number; of the latter there may be none."""
 
     true: tuple[int, ...]
     predicted: tuple[int, ...]
-    found: bool
 
 
 def distance(one: Sequence[object], other: Sequence[object]) -> int:
@@ -68,10 +62,10 @@ def match_lines(true: Sequence[str], predicted: Sequence[str]) -> list[Match]:
             group = groups.setdefault((number,), [])
             group += [each for each in inside if each not in seen]
             seen.update(inside)
-    matches = [Match(tuple(sorted(group)), key, True) for key, group in groups.items() if group]
+    matches = [Match(tuple(sorted(group)), key) for key, group in groups.items() if group]
     matches += _leftovers(true, predicted, seen, {number for key in groups for number in key})
     in_matches = {number for match in matches for number in match.true}
-    return matches + [Match((number,), (), False) for number in range(len(true)) if number not in in_matches]
+    return matches + [Match((number,), ()) for number in range(len(true)) if number not in in_matches]
 
 
 def _assign(true: Sequence[str], predicted: Sequence[str]) -> dict[int, tuple[int, ...]]:
@@ -187,19 +181,4 @@ def _leftovers(true: Sequence[str], predicted: Sequence[str], done: set[int], us
         return []
     table = costs([true[number] for number in rest_true], [predicted[number] for number in rest_predicted])
     rows, columns = linear_sum_assignment(table)
-    return [
-        Match((rest_true[row],), (rest_predicted[column],), False) for row, column in zip(rows, columns, strict=True)
-    ]
-
-
-def by_category(counted: Mapping[str, int]) -> str:
-    """The most frequent category, the first of several."""
-    return max(counted, key=lambda name: counted[name])
-
-
-def grouped(names: Sequence[str]) -> dict[str, int]:
-    """How often each name stands there, in the order of their first appearance."""
-    counts: defaultdict[str, int] = defaultdict(int)
-    for name in names:
-        counts[name] += 1
-    return dict(counts)
+    return [Match((rest_true[row],), (rest_predicted[column],)) for row, column in zip(rows, columns, strict=True)]

@@ -12,7 +12,6 @@ _INLINE = re.compile(r"\$(.*?)\$|\\\((.*?)\\\)")
 _SCRAPS = ("\\t", "\\n", "\t", "\n", "/t", "/n")
 _FORMULA_PARTS = (r"\\tag\{.*?\}", r"\\hspace\{.*?\}", r"\\begin\{.*?\}", r"\\end\{.*?\}", r"\\arraycolsep.*?\}")
 #: Deleted one after the other: what an earlier one leaves of a later one stays.
-# fmt: off
 _FORMULA_WORDS = (
     r"\mathbf",
     r"\mathrm",
@@ -48,7 +47,6 @@ _FORMULA_WORDS = (
     r"\enspace",
     r"\substackw",
 )
-# fmt: on
 _FORMULA_REST = (" ", "$$", "\\left", "\\right", "\\displaystyle", "\\text")
 _TABLE_TAGS = ("<sup>", "</sup>", "<sub>", "</sub>", "<span>", "</span>", "<div>", "</div>", "<p>", "</p>")
 _ATTRIBUTES = ("style", "height", "width", "align", "class")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scipy.optimize import linear_sum_assignment
+
 from rtprune.evaluation import answer_items
 from rtprune.evaluation.answer_items import Item, in_matching_order, items_of
 from rtprune.evaluation.block_matching import SAME, Match, costs, distance, match_lines
@@ -69,6 +71,7 @@ class PageScore:
         true_order: places in reading order that are to be found, sorted.
         found_order: those that were found, in the answer's order.
         surplus: characters of the answer, normalised, that stand for no true block; the benchmark ignores them.
+        surplus_tables: tables of the answer that stand for no true one; the benchmark ignores them too.
         lacking: true blocks without truth.
     """
 
@@ -76,6 +79,7 @@ class PageScore:
     true_order: Sequence[float]
     found_order: Sequence[float]
     surplus: int
+    surplus_tables: int
     lacking: Sequence[str]
 
     @property
@@ -110,8 +114,10 @@ def score_page(page: Mapping[str, Any], answer: str) -> PageScore:
     found_order = [order for pair in placed for order in pair.orders if order]
     surplus = sum(len(line) for number, (line, item) in enumerate(lines) if number not in used | taken and _own(item))
     surplus += sum(len(text_form(_text_of(item.content))) for item in spare)
+    surplus_tables = len(items) - sum(item.kind in mixed_kinds for item in items)
+    surplus_tables -= sum(len(pair.predicted) for pair in table_pairs)
     moved = [_as_text(pair) for pair in mixed]
-    return PageScore([*moved, *table_pairs], true_order, found_order, surplus, lacking)
+    return PageScore([*moved, *table_pairs], true_order, found_order, surplus, surplus_tables, lacking)
 
 
 def _own(item: Item) -> bool:
@@ -144,7 +150,7 @@ def _match_blocks(
     lines = [(form, item) for form, item in ((_form(item), item) for item in items) if form]
     predicted = [form for form, _ in lines]
     if len(true) == len(predicted) == 1:
-        matches, numbers, open_items, taken = [Match((0,), (0,), True)], [0], [0], set[int]()
+        matches, numbers, open_items, taken = [Match((0,), (0,))], [0], [0], set[int]()
         taken = {0} if true[0][1].category in IGNORED else taken
     else:
         ignored = [form for form, block in true if block.category in IGNORED]
@@ -200,8 +206,6 @@ def _match_tables(tables: Sequence[Block], items: Sequence[Item]) -> tuple[list[
         return [], [], [*chosen, *spare]
     partner: dict[int, int] = {}
     if chosen:
-        from scipy.optimize import linear_sum_assignment
-
         rows, columns = linear_sum_assignment(
             costs([block.source for block in true], [item.content for item in chosen])
         )

@@ -95,7 +95,7 @@ def score_pages(pages: Sequence[Mapping[str, Any]], answers: Path) -> Iterator[S
 def page_figures(score: PageScore, formulas_as_text: bool = True) -> dict[str, float | None]:
     """All figures of one page, None where it has nothing of that kind.
 
-    The strict ones count what the benchmark lets pass: characters that stand for nothing.
+    The strict ones count what the benchmark lets pass: characters and tables that stand for nothing.
 
     Args:
         formulas_as_text: false where no page has any other text; the benchmark then drops such formulas.
@@ -111,7 +111,7 @@ def page_figures(score: PageScore, formulas_as_text: bool = True) -> dict[str, f
         "table_edit": _edit(tables),
         "order_edit": _order(score),
         "strict_text_edit": _edit(texts, score.surplus),
-        "strict_table_teds": _mean([pair.teds or 0.0 for pair in tables]),
+        "strict_table_teds": _mean([*(pair.teds or 0.0 for pair in tables), *[0.0] * score.surplus_tables]),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 from rtprune.dataset.parquet import parquet_bytes
 from rtprune.errors import UsageError
 from rtprune.evaluation.olmocr import Bench, FactScore, Total
+from rtprune.evaluation.omnidocbench_total import FIGURES, STRICT, VERSIONS, Figure, ScoredPage, page_figures
 
 #: How many of a list's entries the Markdown page shows; the tables have all.
 SHOWN = 20
@@ -40,6 +41,25 @@ FACT_PAGES = pa.schema(
         ("judged", pa.int32()),
         ("passed", pa.int32()),
         ("answers", pa.int32()),
+    ]
+)
+
+_COUNTS = ("surplus", "surplus_tables", "pairs")
+SCORED_PAGES = pa.schema(
+    [("image", pa.string()), ("answered", pa.bool_()), ("problem", pa.string())]
+    + [(name, pa.float64()) for name in (*FIGURES, *STRICT)]
+    + [(name, pa.int32()) for name in _COUNTS]
+)
+PAIRS = pa.schema(
+    [
+        ("image", pa.string()),
+        ("element", pa.string()),
+        ("true", pa.list_(pa.int32())),
+        ("predicted", pa.list_(pa.int32())),
+        ("edits", pa.int32()),
+        ("length", pa.int32()),
+        ("teds", pa.float64()),
+        ("teds_structure", pa.float64()),
     ]
 )
 
@@ -146,6 +166,73 @@ def _fact_page(pdf: str, page: int, scores: Sequence[FactScore]) -> dict[str, An
         "passed": sum(bool(each.passed) for each in scores),
         "answers": scores[0].answers,
     }
+
+
+def omnidocbench_evaluation(scored: Sequence[ScoredPage], totals: Mapping[str, Figure], answers: str) -> Evaluation:
+    """The score of one system on OmniDocBench."""
+    missing = [page.image for page in scored if page.score is not None and not page.answered]
+    unknown = [f"{page.image}: {page.problem}" for page in scored if page.score is None]
+    lacking = [f"{page.image}: {each}" for page in scored if page.score is not None for each in page.score.lacking]
+    version = VERSIONS.get(len(scored), "no published version has so many")
+    lines = [
+        "# OmniDocBench",
+        "",
+        f"{len(scored)} pages ({version}). Edit distances: 0 is best. TEDS: 1 is best.",
+        "",
+        *table(("answers", *totals), [(answers, *(_number(figure.value) for figure in totals.values()))]),
+        "",
+        *table(
+            ("figure", "mean over pages", "95 % of resamplings", "pages"),
+            [
+                (name, _number(each.value), f"{_number(each.low)} to {_number(each.high)}", str(each.pages))
+                for name, each in totals.items()
+            ],
+        ),
+        "",
+        "No overall score: it needs CDM, which is not measured here.",
+        "",
+        *listed("pages without an answer; wholly wrong in the strict figures, in no other", missing),
+        *listed("pages laid out otherwise than v1.5 and v1.6, in no figure", unknown),
+        *listed("true blocks without truth; they count as empty", lacking),
+    ]
+    pages = [_scored_page(page) for page in scored]
+    pairs = [
+        {
+            "image": page.image,
+            "element": pair.element,
+            "true": list(pair.true),
+            "predicted": list(pair.predicted),
+            "edits": pair.edits,
+            "length": pair.length,
+            "teds": pair.teds,
+            "teds_structure": pair.teds_structure,
+        }
+        for page in scored
+        if page.score is not None
+        for pair in page.score.pairs
+    ]
+    figures = {
+        "version": version,
+        "pages": len(scored),
+        "figures": {name: asdict(figure) for name, figure in totals.items()},
+        "missing": missing,
+        "unknown": unknown,
+        "lacking": lacking,
+    }
+    tables = {"pages": pa.Table.from_pylist(pages, SCORED_PAGES), "pairs": pa.Table.from_pylist(pairs, PAIRS)}
+    return Evaluation("\n".join(lines) + "\n", tables, figures)
+
+
+def _scored_page(page: ScoredPage) -> dict[str, Any]:
+    row: dict[str, Any] = {"image": page.image, "answered": page.answered, "problem": page.problem}
+    if page.score is None:
+        return row
+    counts = (page.score.surplus, page.score.surplus_tables, len(page.score.pairs))
+    return row | page_figures(page.score) | dict(zip(_COUNTS, counts, strict=True))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

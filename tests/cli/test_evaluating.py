@@ -69,3 +69,32 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Capt
     given = ["--answers", str(tmp_path / "no"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["eval", "--bench", "olmocr", *given]) == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_pages_of_omnidocbench_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("docling_metrics_table", reason="the extra rtprune[eval] is not installed")
+    data, answers, out = tmp_path / "data", tmp_path / "answers", tmp_path / "out"
+    data.mkdir()
+    answers.mkdir()
+    blocks = [
+        {"anno_id": 1, "order": 1, "category_type": "title", "text": "A title of words"},
+        {"anno_id": 2, "order": 2, "category_type": "text_block", "text": "And a paragraph that follows"},
+    ]
+    pages = [
+        {"layout_dets": blocks, "extra": {"relation": []}, "page_info": {"image_path": name}}
+        for name in ("a.jpg", "b.jpg")
+    ]
+    (data / "OmniDocBench.json").write_text(json.dumps([*pages, {"page_info": {"image_path": "c.jpg"}}]))
+    (answers / "a.md").write_text("# A title of words\n\nAnd a paragraph that follows")
+    given = ["eval", "--bench", "omnidocbench", "--answers", str(answers), "--data", str(data), "--out", str(out)]
+    assert main(given) == 0
+    page = capsys.readouterr().out
+    for line in ("1 pages without an answer", "1 pages laid out otherwise", "no published version has so many"):
+        assert line in page
+    rows = {row["image"]: row for row in pq.read_table(out / "pages.parquet").to_pylist()}
+    assert (rows["a.jpg"]["text_edit"], rows["b.jpg"]["text_edit"], rows["c.jpg"]["text_edit"]) == (0.0, 1.0, None)
+    assert rows["c.jpg"]["problem"]
+    assert pq.read_table(out / "pairs.parquet").num_rows == 4
+    assert main([*given, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert (figures["text_edit"]["value"], figures["strict_text_edit"]["value"]) == (0.0, 0.5)

@@ -94,6 +94,7 @@ def text(content: str, category: str = "text_block") -> dict[str, Any]:
     return {"category_type": category, "text": content}
 
 
+HTML = "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>"
 ONE, TWO, THREE = "The first paragraph here", "Another block of words", "Something else at the end"
 
 
@@ -117,6 +118,10 @@ def test_surplus_tables_count_in_the_strict_figure() -> None:
     figures = page_figures(score_page(page(text(ONE), text(TWO)), f"{ONE}\n\n{TWO}\n\n{table}"))
     assert figures["text_edit"] == 0.0
     assert figures["strict_text_edit"] == pytest.approx(8 / (8 + len((ONE + TWO).replace(" ", ""))))
+    assert (figures["table_teds"], figures["strict_table_teds"]) == (None, 0.0)
+    both = page(text(ONE), {"category_type": "table", "html": HTML})
+    figures = page_figures(score_page(both, f"{ONE}\n\n{HTML}\n\n{table}"))
+    assert (figures["table_teds"], figures["strict_table_teds"]) == (1.0, 0.5)
 
 
 def test_a_missing_block_costs_its_length_and_order() -> None:
@@ -152,9 +157,6 @@ def test_a_rule_before_a_formula_makes_it_count_as_text() -> None:
     assert shifted["formula_edit"] is None
     assert shifted["text_edit"] is not None
     assert shifted["text_edit"] > 0
-
-
-HTML = "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>"
 
 
 @pytest.mark.parametrize(
