@@ -121,22 +121,30 @@ def _grown(line: str, predicted: Sequence[str], start: int, done: set[int]) -> t
 def _continues(line: str, parts: Sequence[str]) -> bool:
     if share(line, " ".join(parts)) > share(line, " ".join(parts[:-1])):
         return False
-    likenesses = [_best_window(line, part) for part in parts]
+    likenesses = [_best_window(line, part, CONTINUES) for part in parts]
     last = likenesses[-1]
     if last is None or last >= CONTINUES:
         return False
     return all(each is not None and each <= CONTINUES for each in likenesses[:-1])
 
 
-def _best_window(line: str, part: str) -> float | None:
-    """The least edits per character between ``part`` and as long a part of ``line``; None where that is shorter."""
+def _best_window(line: str, part: str, limit: float) -> float | None:
+    """The least edits per character between ``part`` and as long a part of ``line``; None where that is shorter.
+
+    What is over ``limit`` is only known to be over it.
+    """
     if not part or len(part) > len(line):
         return None
-    return min(distance(line[at : at + len(part)], part) for at in range(len(line) - len(part) + 1)) / len(part)
+    measure, best = needed("rapidfuzz.distance").Levenshtein.distance, int(limit * len(part)) + 1
+    for at in range(len(line) - len(part) + 1):
+        best = min(best, measure(line[at : at + len(part)], part, score_cutoff=best))
+        if best == 0:
+            break
+    return float(best / len(part))
 
 
 def _inside(true: str, line: str) -> bool:
-    best = _best_window(line, true)
+    best = _best_window(line, true, INSIDE)
     return best is not None and best < INSIDE
 
 

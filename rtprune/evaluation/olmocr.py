@@ -99,7 +99,7 @@ def load_bench(folder: Path) -> Bench:
                 fact = _fact(json.loads(line), path.name)
                 if fact.id in known:
                     raise ValueError(f"id {fact.id} is there already")
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 faulty.append(f"{path.name}:{number}: {type(error).__name__}: {error}")
                 continue
             known.add(fact.id)

@@ -85,7 +85,7 @@ def score_pages(pages: Sequence[Mapping[str, Any]], answers: Path) -> Iterator[S
             yield ScoredPage(f"page {number}", False, None, f"{type(error).__name__}: {error}")
             continue
         found = [file for file in (answers / f"{Path(image).stem}.md", answers / f"{image}.md") if file.is_file()]
-        answer = found[0].read_text(encoding="utf-8") if found else ""
+        answer = found[0].read_text(encoding="utf-8", errors="replace") if found else ""
         try:
             yield ScoredPage(image, bool(found), score_page(page, answer))
         except (KeyError, TypeError, ValueError) as error:

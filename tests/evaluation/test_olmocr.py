@@ -175,7 +175,11 @@ def test_what_is_missing_or_unknown_is_listed_and_never_a_success(tmp_path: Path
             {**about, "id": "5", "type": "order", "before": "x", "after": ""},
         )
     )
-    assert [line.partition(":")[2].partition(":")[0] for line in bench.faulty] == ["4", "5"]
+    assert [line.split(":")[1] for line in bench.faulty] == ["4", "5"]
+    (tmp_path / "bench" / "other.jsonl").write_text("[1]\n")
+    assert [line.split(":")[0] for line in load_bench(tmp_path / "bench").faulty] == ["facts.jsonl"] * 2 + [
+        "other.jsonl"
+    ]
     missing = total(list(score_facts(bench, tmp_path, None)))
     assert missing.score == 0.0
     assert missing.missing == ["a.pdf page 1"]
