@@ -165,6 +165,7 @@ def test_a_rule_before_a_formula_makes_it_count_as_text() -> None:
         (HTML, 1.0, 0.0),
         ("|a|b|\n|---|---|\n|c|d|\n", 1.0, 0.46),
         ("\\begin{tabular}{ll} a & b \\\\ c & d \\end{tabular} ", 0.0, 1.0),
+        (HTML.replace("<td>d", '<td colspan="two">d'), 0.0, 0.112),
         ("", 0.0, 1.0),
     ],
 )
