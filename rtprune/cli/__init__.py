@@ -1,4 +1,4 @@
-"""The command line: ``rtprune page``, ``run``, ``models``, ``stats``, ``compact``, ``verify``, ``bench``."""
+"""The command line: ``rtprune page``, ``run``, ``models``, ``stats``, ``compact``, ``verify``, ``eval``, ``bench``."""
 
 from rtprune.cli.app import app, main
 

@@ -42,6 +42,7 @@ for order, (path, group, summary) in enumerate(
         ("dataset:stats", DATASET, "Print what a dataset holds: pages, failures by reason, tokens saved."),
         ("dataset:compact", DATASET, "Merge a dataset's small files into large ones."),
         ("dataset:verify", DATASET, "Check that every planned page is in exactly one row, in an undamaged file."),
+        ("evaluating:eval", MEASURING, "Score Markdown answers, of any system, on a published benchmark."),
         ("bench:bench", MEASURING, "Measure speed and cost on this machine."),
     )
 ):
