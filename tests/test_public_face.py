@@ -75,3 +75,7 @@ def test_the_readme_example_attaches() -> None:
 
     assert mini.detokenize(answer[0, inputs["input_ids"].shape[1] :].tolist()) == "Hello, page."
     assert facts.tokens_after < facts.tokens_before == 73
+
+
+def test_public_names_are_listed() -> None:
+    assert set(rtprune.__all__) <= set(dir(rtprune))

@@ -1,4 +1,4 @@
-"""``rtprune stats``, ``compact`` and ``verify``: what is in a dataset, and its upkeep."""
+"""``rtprune stats``, ``failures``, ``compact`` and ``verify``: what is in a dataset, and its upkeep."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def stats(output: OutputArgument, /) -> int:
 
     dataset = Output.existing(output)
     print(dataset_statistics(dataset.uri, statistics(dataset)))
+    return 0
+
+
+@command()
+def failures(output: OutputArgument, /, *, json: AsJson = False) -> int:
+    """Print what could not be read and why, documents first: a line each."""
+    from rtprune.dataset import read_failures
+    from rtprune.report.failures import failure_list
+
+    found = read_failures(output)
+    print(dumps(found.to_pylist(), indent=2) if json else failure_list(found))
     return 0
 
 

@@ -17,7 +17,7 @@ from rtprune.dataset.files import (
 from rtprune.dataset.findings import Finding, Verdict
 from rtprune.dataset.layout import Output, new_run_id
 from rtprune.dataset.plan import PageSlice, Unit, plan_units
-from rtprune.dataset.read import Statistics, read_documents, read_pages, statistics
+from rtprune.dataset.read import Statistics, read_documents, read_failures, read_pages, statistics
 from rtprune.dataset.runs import record_run
 from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
 from rtprune.dataset.snapshot import Pending, Snapshot
@@ -48,6 +48,7 @@ __all__ = [
     "new_run_id",
     "plan_units",
     "read_documents",
+    "read_failures",
     "read_pages",
     "record_run",
     "rows_of_run",

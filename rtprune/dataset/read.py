@@ -20,7 +20,7 @@ from rtprune.dataset.documents import standing_documents
 from rtprune.dataset.files import current_files
 from rtprune.dataset.layout import Output
 from rtprune.dataset.schema import DOCUMENTS, PAGES
-from rtprune.errors import RTPruneError, StoreError, UsageError
+from rtprune.errors import Reason, RTPruneError, StoreError, UsageError
 from rtprune.store import join, open_filesystem, store_errors
 
 #: The stages that a page's time is divided into.
@@ -92,6 +92,31 @@ def read_documents(output: Output | str) -> pa.Table:
     return pa.concat_tables([DOCUMENTS.empty_table(), *standing_documents(_dataset(output))])
 
 
+def read_failures(output: Output | str) -> pa.Table:
+    """What could not be read, documents first: ``uri``, ``page`` (null for a whole document), ``reason``, ``message``
+    and ``passing``, whether trying the same again may help.
+
+    Errors are those of ``read_pages``. Rows of ``documents`` are one per object: a document that many objects hold is
+    there as often.
+    """
+    output = _dataset(output)
+    documents = read_documents(output)
+    documents = documents.filter(pc.equal(documents.column("status"), "failed"))
+    unopened = documents.append_column("page", pa.nulls(len(documents), PAGES.field("page").type))
+    columns = ("uri", "page", "reason", "message")
+    failed = pc.field("status") == "failed"
+    pages = _scan(output, columns, lambda scanner: scanner.to_table(), failed)
+    found = pa.concat_tables(
+        [
+            part.select(columns).replace_schema_metadata().sort_by([("uri", "ascending"), ("page", "ascending")])
+            for part in (unopened, pages)
+        ],
+        promote_options="permissive",
+    )
+    passing = pc.is_in(found.column("reason"), pa.array([reason.value for reason in Reason if reason.passing]))
+    return found.append_column("passing", passing)
+
+
 def statistics(output: Output | str) -> Statistics:
     """Counts and sums over all rows, in constant memory. ``output`` and errors are those of ``read_pages``."""
     output = _dataset(output)
@@ -146,13 +171,18 @@ def _dataset(output: Output | str) -> Output:
     return Output.existing(output) if isinstance(output, str) else output
 
 
-def _scan(output: Output, columns: Sequence[str] | None, take: Callable[[pads.Scanner], T]) -> T:
+def _scan(
+    output: Output,
+    columns: Sequence[str] | None,
+    take: Callable[[pads.Scanner], T],
+    only: pc.Expression | None = None,
+) -> T:
     """What ``take`` makes of the rows; it begins again where a compaction has replaced a file meanwhile."""
     files = _files(output)
     for _ in range(BEGINNINGS):
         try:
             with _reading(output):
-                return take(_scanner(output, files, columns))
+                return take(_scanner(output, files, columns, only))
         except FileNotFoundError as error:
             before, files = files, _files(output)
             if files == before:
@@ -186,11 +216,13 @@ def _damaged(output: Output, error: Exception) -> RTPruneError:
     )
 
 
-def _scanner(output: Output, files: Sequence[str], columns: Sequence[str] | None) -> pads.Scanner:
+def _scanner(
+    output: Output, files: Sequence[str], columns: Sequence[str] | None, only: pc.Expression | None
+) -> pads.Scanner:
     filesystem, root = open_filesystem(output.uri)
     read = pads.ParquetFileFormat(default_fragment_scan_options=_verified())
     dataset = pads.dataset([join(root, file) for file in files], schema=PAGES, format=read, filesystem=filesystem)
-    return dataset.scanner(columns=None if columns is None else list(columns))
+    return dataset.scanner(columns=None if columns is None else list(columns), filter=only)
 
 
 def _verified() -> pads.ParquetFragmentScanOptions:

@@ -16,11 +16,12 @@ from rtprune.dataset import (
     commit_unit,
     compact_dataset,
     read_documents,
+    read_failures,
     read_pages,
     statistics,
 )
 from rtprune.dataset.schema import DOCUMENTS, PAGES
-from rtprune.errors import RTPruneError, UsageError
+from rtprune.errors import Reason, RTPruneError, UsageError
 from rtprune.store import delete, find, get, join, open_filesystem, put
 from tests.dataset.samples import CONFIG, document, plan, rows_of
 
@@ -122,3 +123,29 @@ def test_statistics_are_those_counted_by_hand(output: Output) -> None:
 
     commit_unit(output, second, rows_of(second, status="loop"), "r1")
     assert statistics(output).pages == {"empty": 1, "failed": 1, "loop": 2, "ok": 1}
+
+
+def test_failures_are_documents_first_then_pages_each_with_its_reason(output: Output) -> None:
+    away = DocumentRow("s3://in/away.pdf", "1", 10, "failed", reason=Reason.UNREACHABLE, message="no answer")
+    odd = DocumentRow("s3://in/a-note.txt", "1", 10, "failed", reason=Reason.NOT_A_DOCUMENT, message="text")
+    (unit,) = plan(output, [document("a", 3), away, odd], unit_pages=3, run_id="r1")
+    first, second, third = rows_of(unit)
+    slow = replace(second, status="failed", text=None, reason=Reason.TIMEOUT, message="too slow")
+    torn = replace(third, status="failed", text=None, reason=Reason.DAMAGED, message="torn")
+    commit_unit(output, unit, [first, slow, torn], "r1")
+    assert read_failures(output.uri).to_pylist() == [
+        {"uri": uri, "page": page, "reason": reason, "message": message, "passing": passing}
+        for uri, page, reason, message, passing in (
+            ("s3://in/a-note.txt", None, "not-a-document", "text", False),
+            ("s3://in/away.pdf", None, "unreachable", "no answer", True),
+            ("s3://in/a.pdf", 2, "timeout", "too slow", True),
+            ("s3://in/a.pdf", 3, "damaged", "torn", False),
+        )
+    ]
+
+
+def test_a_dataset_without_failures_has_none(output: Output) -> None:
+    assert read_failures(output).num_rows == 0
+    (unit,) = plan(output, [document("a", 1)], unit_pages=3, run_id="r1")
+    commit_unit(output, unit, rows_of(unit), "r1")
+    assert read_failures(output).num_rows == 0
