@@ -1,7 +1,8 @@
-"""``rtprune stats``, ``failures``, ``compact`` and ``verify``: what is in a dataset, and its upkeep."""
+"""``rtprune stats``, ``failures``, ``sql``, ``compact`` and ``verify``: what is in a dataset, and its upkeep."""
 
 from __future__ import annotations
 
+import sys
 from json import dumps
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rtprune.cli.flags import AsJson, OutputArgument, command
 
 FAILED = 1  # exit code of a verification that finds an error
 
+Query = Annotated[str, Parameter(help="One SQL statement.")]
 TargetMb = Annotated[
     int | None,
     Parameter(
@@ -42,6 +44,27 @@ def failures(output: OutputArgument, /, *, json: AsJson = False) -> int:
 
     found = read_failures(output)
     print(dumps(found.to_pylist(), indent=2) if json else failure_list(found))
+    return 0
+
+
+@command()
+def sql(output: OutputArgument, query: Query, /, *, json: AsJson = False) -> int:
+    """Ask a dataset by SQL (DuckDB): a table on a terminal, CSV elsewhere.
+
+    There are ``pages``, ``documents`` and ``runs``, with the columns of the dataset; ``failures`` (uri, page, reason,
+    message) and ``savings`` (visual tokens before and after, for each document).
+    """
+    from rtprune.dataset import Output
+    from rtprune.dataset import sql as tables
+    from rtprune.report import rows
+
+    answer = tables.query(Output.existing(output), query)
+    if sys.stdout.isatty() and not json:
+        rows.print_table(answer.columns, answer.rows, sys.stdout)
+        return 0
+    for part in (rows.json_lines if json else rows.csv_lines)(answer.columns, answer.rows):
+        sys.stdout.write(part)
+    print(end="\n" if json else "")
     return 0
 
 

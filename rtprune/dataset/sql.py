@@ -1,0 +1,92 @@
+"""A dataset as tables of DuckDB, for questions in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from rtprune.dataset.files import current_files
+from rtprune.dataset.layout import Output
+from rtprune.dataset.read import read_documents
+from rtprune.dataset.schema import PAGES, RUNS
+from rtprune.errors import UsageError
+from rtprune.store import find, is_remote, join, open_filesystem
+
+TABLES = ("pages", "documents", "runs", "failures", "savings")
+_FETCHED = 1000  # rows at a time
+_VIEWS = """
+CREATE VIEW failures AS
+    SELECT uri, NULL::INTEGER AS page, reason, message FROM documents WHERE status = 'failed'
+    UNION ALL SELECT uri, page, reason, message FROM pages WHERE status = 'failed';
+CREATE VIEW savings AS
+    SELECT doc_id, any_value(uri) AS uri, count(*) AS pages, sum(visual_tokens_before) AS visual_tokens_before,
+           sum(visual_tokens_after) AS visual_tokens_after,
+           1 - sum(visual_tokens_after) / nullif(sum(visual_tokens_before), 0) AS saved_share
+    FROM pages GROUP BY doc_id;
+"""
+
+
+def connect(output: Output) -> duckdb.DuckDBPyConnection:
+    """A connection to a database in memory that has `TABLES`.
+
+    ``pages`` are the files that make up the dataset now, each page once; they are read when a query asks for them. A
+    compaction that ends meanwhile may delete some: connect again. ``failures`` are documents, whose ``page`` is null,
+    and pages; ``savings`` has a row for each document.
+
+    Raises:
+        StoreError: the store failed.
+        RTPruneError: a file of the dataset is damaged.
+    """
+    database = duckdb.connect()
+    if is_remote(output.uri):
+        database.register_filesystem(open_filesystem(output.uri)[0])
+    files = {
+        "pages": [join(output.uri, file.file) for file in current_files(output).files],
+        "runs": find(join(output.uri, "runs"), ".parquet"),
+    }
+    for name, schema in (("pages", PAGES), ("runs", RUNS)):
+        if files[name]:
+            database.read_parquet(files[name]).create_view(name)
+        else:
+            database.register(name, schema.empty_table())
+    database.register("documents", read_documents(output))
+    database.execute(_VIEWS)
+    return database
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query gives: the names of its columns, and its rows as they are fetched."""
+
+    columns: Sequence[str]
+    rows: Iterator[tuple[Any, ...]]
+
+
+def query(output: Output, statement: str) -> Answer:
+    """The rows that one SQL ``statement`` gives; see ``connect``.
+
+    Raises:
+        UsageError: DuckDB refuses the statement, at once or while rows are fetched.
+    """
+    database = connect(output)
+    with _refusals():
+        database.execute(statement)
+    return Answer([column[0] for column in database.description or ()], _fetched(database))
+
+
+def _fetched(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    with _refusals(), database:
+        while rows := database.fetchmany(_FETCHED):
+            yield from rows
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise UsageError(f"DuckDB refuses this query: {error}", "there are " + ", ".join(TABLES)) from error
