@@ -41,6 +41,7 @@ for order, (path, group, summary) in enumerate(
         ("reading:models", READING, "List the model families: published names, licences, modes, prompts."),
         ("dataset:stats", DATASET, "Print what a dataset holds: pages, failures by reason, tokens saved."),
         ("dataset:failures", DATASET, "List what could not be read, why, and whether another try may help."),
+        ("dataset:export", DATASET, "Write the text as files: Markdown, plain text or JSON lines, one a document."),
         ("dataset:sql", DATASET, "Ask a dataset by SQL: pages, documents, runs, failures, savings."),
         ("dataset:compact", DATASET, "Merge a dataset's small files into large ones."),
         ("dataset:verify", DATASET, "Check that every planned page is in exactly one row, in an undamaged file."),

@@ -1,10 +1,11 @@
-"""``rtprune stats``, ``failures``, ``sql``, ``compact`` and ``verify``: what is in a dataset, and its upkeep."""
+"""What is in a dataset and how it gets out: ``stats``, ``failures``, ``sql``, ``export``; ``compact``, ``verify``."""
 
 from __future__ import annotations
 
 import sys
 from json import dumps
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,6 +14,16 @@ from rtprune.cli.flags import AsJson, OutputArgument, command
 FAILED = 1  # exit code of a verification that finds an error
 
 Query = Annotated[str, Parameter(help="One SQL statement.")]
+Folder = Annotated[Path, Parameter(help="Folder for the files; it is made where it is missing.")]
+Format = Annotated[Literal["markdown", "text", "jsonl"], Parameter(help="What the files are.")]
+Mark = Annotated[
+    str | None,
+    Parameter(
+        help="Stands in front of each page, with its number for {page}; an HTML comment in Markdown, none in text.",
+        show_default=False,
+        metavar="TEXT",
+    ),
+]
 TargetMb = Annotated[
     int | None,
     Parameter(
@@ -65,6 +76,17 @@ def sql(output: OutputArgument, query: Query, /, *, json: AsJson = False) -> int
     for part in (rows.json_lines if json else rows.csv_lines)(answer.columns, answer.rows):
         sys.stdout.write(part)
     print(end="\n" if json else "")
+    return 0
+
+
+@command()
+def export(output: OutputArgument, folder: Folder, /, *, format: Format = "markdown", page_mark: Mark = None) -> int:
+    """Write a file for each document, its pages in order; run again, it writes what has changed."""
+    from rtprune.dataset import Output
+    from rtprune.dataset.export import export_dataset
+    from rtprune.report.upkeep import export_summary
+
+    print(export_summary(str(folder), export_dataset(Output.existing(output), folder, format, page_mark)))
     return 0
 
 

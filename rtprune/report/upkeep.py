@@ -1,4 +1,4 @@
-"""What ``rtprune compact`` and ``rtprune verify`` print."""
+"""What ``rtprune export``, ``compact`` and ``verify`` print."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rtprune.report.wording import count, size
 
 if TYPE_CHECKING:
     from rtprune.dataset import Compaction, Verdict
+    from rtprune.dataset.export import Exported
     from rtprune.dataset.findings import Findings
 
 
@@ -28,6 +29,17 @@ def compaction_summary(uri: str, done: Compaction) -> str:
     if done.swept:
         lines.append(_line("deleted", f"{count(done.swept, 'file')} that killed or doubled work had left"))
     return "\n".join([*lines, _line("dataset", uri)])
+
+
+def export_summary(folder: str, done: Exported) -> str:
+    """A few lines on what an export did."""
+    lines = [
+        f"{count(done.written, 'document')} written, {done.unchanged:,} unchanged",
+        _line("folder", folder),
+    ]
+    if done.lacking:
+        lines.append(_line("marked", f"{count(done.lacking, 'page')} that failed or were not read yet"))
+    return "\n".join(lines)
 
 
 def verdict_summary(uri: str, verdict: Verdict) -> str:
