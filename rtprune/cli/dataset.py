@@ -69,12 +69,12 @@ def sql(output: OutputArgument, query: Query, /, *, json: AsJson = False) -> int
     from rtprune.dataset import sql as tables
     from rtprune.report import rows
 
-    answer = tables.query(Output.existing(output), query)
-    if sys.stdout.isatty() and not json:
-        rows.print_table(answer.columns, answer.rows, sys.stdout)
-        return 0
-    for part in (rows.json_lines if json else rows.csv_lines)(answer.columns, answer.rows):
-        sys.stdout.write(part)
+    with tables.query(Output.existing(output), query) as answer:
+        if sys.stdout.isatty() and not json:
+            rows.print_table(answer.columns, answer.rows, sys.stdout)
+            return 0
+        for part in (rows.json_lines if json else rows.csv_lines)(answer.columns, answer.rows):
+            sys.stdout.write(part)
     print(end="\n" if json else "")
     return 0
 

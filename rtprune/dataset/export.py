@@ -68,16 +68,15 @@ def export_dataset(output: Output, folder: Path, format: Format = "markdown", pa
     written = unchanged = lacking = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for (doc_id, expected), rows in groupby(query(output, _ROWS).rows, key=lambda row: (row[0], row[6])):
-            read = list(rows)
-            uri = str(read[0][1])
-            pages = _whole([ExportPage(*row[2:6]) for row in read], expected or 0)
-            lacking += sum(page.text is None for page in pages)
-            content = document_text(uri, str(doc_id), pages, format, mark).encode()
-            if _write(folder / file_name(uri, str(doc_id), format), content):
-                written += 1
-            else:
-                unchanged += 1
+        with query(output, _ROWS) as answer:
+            for (doc_id, expected), rows in groupby(answer.rows, key=lambda row: (row[0], row[6])):
+                read = list(rows)
+                uri = str(read[0][1])
+                pages = _whole([ExportPage(*row[2:6]) for row in read], expected or 0)
+                lacking += sum(page.text is None for page in pages)
+                content = document_text(uri, str(doc_id), pages, format, mark).encode()
+                changed = _write(folder / file_name(uri, str(doc_id), format), content)
+                written, unchanged = written + changed, unchanged + (not changed)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}", "name a folder you may write to") from error
     except OSError as error:

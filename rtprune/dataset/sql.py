@@ -14,9 +14,11 @@ from rtprune.dataset.layout import Output
 from rtprune.dataset.read import read_documents
 from rtprune.dataset.schema import PAGES, RUNS
 from rtprune.errors import UsageError
+from rtprune.scratch import scratch
 from rtprune.store import find, is_remote, join, open_filesystem
 
 TABLES = ("pages", "documents", "runs", "failures", "savings")
+_MEMORY = "1GB"
 _FETCHED = 1000  # rows at a time
 _VIEWS = """
 CREATE VIEW failures AS
@@ -30,32 +32,34 @@ CREATE VIEW savings AS
 """
 
 
-def connect(output: Output) -> duckdb.DuckDBPyConnection:
-    """A connection to a database in memory that has `TABLES`.
+@contextmanager
+def connected(output: Output) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to a database that has `TABLES`; it spills to disk what does not fit into a gigabyte.
 
     ``pages`` are the files that make up the dataset now, each page once; they are read when a query asks for them. A
-    compaction that ends meanwhile may delete some: connect again. ``failures`` are documents, whose ``page`` is null,
+    compaction that ends meanwhile may delete some: ask again. ``failures`` are documents, whose ``page`` is null,
     and pages; ``savings`` has a row for each document.
 
     Raises:
         StoreError: the store failed.
         RTPruneError: a file of the dataset is damaged.
     """
-    database = duckdb.connect()
-    if is_remote(output.uri):
-        database.register_filesystem(open_filesystem(output.uri)[0])
     files = {
         "pages": [join(output.uri, file.file) for file in current_files(output).files],
         "runs": find(join(output.uri, "runs"), ".parquet"),
     }
-    for name, schema in (("pages", PAGES), ("runs", RUNS)):
-        if files[name]:
-            database.read_parquet(files[name]).create_view(name)
-        else:
-            database.register(name, schema.empty_table())
-    database.register("documents", read_documents(output))
-    database.execute(_VIEWS)
-    return database
+    documents = read_documents(output)
+    with scratch() as folder, duckdb.connect(config={"temp_directory": folder, "memory_limit": _MEMORY}) as database:
+        if is_remote(output.uri):
+            database.register_filesystem(open_filesystem(output.uri)[0])
+        for name, schema in (("pages", PAGES), ("runs", RUNS)):
+            if files[name]:
+                database.read_parquet(files[name]).create_view(name)
+            else:
+                database.register(name, schema.empty_table())
+        database.register("documents", documents)
+        database.execute(_VIEWS)
+        yield database
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,21 @@ class Answer:
     rows: Iterator[tuple[Any, ...]]
 
 
-def query(output: Output, statement: str) -> Answer:
-    """The rows that one SQL ``statement`` gives; see ``connect``.
+@contextmanager
+def query(output: Output, statement: str) -> Iterator[Answer]:
+    """The rows that one SQL ``statement`` gives, to be fetched within the block; see ``connected``.
 
     Raises:
         UsageError: DuckDB refuses the statement, at once or while rows are fetched.
     """
-    database = connect(output)
-    with _refusals():
+    with connected(output) as database, _refusals():
         database.execute(statement)
-    return Answer([column[0] for column in database.description or ()], _fetched(database))
+        yield Answer([column[0] for column in database.description or ()], _fetched(database))
 
 
 def _fetched(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    with _refusals(), database:
-        while rows := database.fetchmany(_FETCHED):
-            yield from rows
+    while rows := database.fetchmany(_FETCHED):
+        yield from rows
 
 
 @contextmanager

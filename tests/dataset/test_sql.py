@@ -13,7 +13,8 @@ from tests.dataset.samples import document, plan, rows_of
 
 
 def rows(output: Output, statement: str) -> list[tuple[object, ...]]:
-    return list(query(output, statement).rows)
+    with query(output, statement) as answer:
+        return list(answer.rows)
 
 
 @pytest.fixture
@@ -49,9 +50,9 @@ def test_failures_and_savings_are_counted(filled: Output) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_is_there_before_anything_was_read(output: Output, table: str) -> None:
-    answer = query(output, f"SELECT * FROM {table}")
-    assert list(answer.rows) == []
-    assert answer.columns
+    with query(output, f"SELECT * FROM {table}") as answer:
+        assert list(answer.rows) == []
+        assert answer.columns
 
 
 @pytest.mark.parametrize(
