@@ -69,7 +69,8 @@ def main() -> int:
 
         from flows.ocr_corpus import ocr_corpus
 
-        ocr_corpus(source=f"s3://{BUCKET}", output=str(FOLDER / "dataset"), model="mini", workers=1)
+        # one of its six documents is damaged, to show what becomes of such
+        ocr_corpus(source=f"s3://{BUCKET}", output=str(FOLDER / "dataset"), model="mini", workers=1, max_failed="20%")
     finally:
         server.stop()
     show(time.monotonic() - begin)
@@ -151,7 +152,10 @@ def show(seconds: float) -> None:
         f"{facts.visual_tokens_after} ({saved} saved), {duration(seconds)}"
     )
     print(f"Parquet: {os.path.relpath(FOLDER / 'dataset' / 'pages')}/**/*.parquet")
-    print("Next: .venv/bin/rtprune stats demo/dataset, or the README for documents of your own.")
+    print("\nTry:")
+    print("  .venv/bin/rtprune export demo/dataset demo/text")
+    print("  .venv/bin/rtprune failures demo/dataset")
+    print('  .venv/bin/rtprune sql demo/dataset "SELECT uri, pages, saved_share FROM savings"')
 
 
 if __name__ == "__main__":
