@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from rtprune.bench.arithmetic import arithmetic_of
 from rtprune.bench.pages import drawn_pages
@@ -18,7 +20,8 @@ from rtprune.bench.stages import Batch, copy_bandwidth_gb_s
 from rtprune.documents import PageImage
 from rtprune.engine import Engine
 from rtprune.engine.budget import affordable_slots
-from rtprune.engine.decoding import PromptEmbeddings, assemble_prompt, clock_ms, pad_left
+from rtprune.engine.decoding import clock_ms
+from rtprune.engine.prompts import PromptEmbeddings, assemble_prompt
 from rtprune.engine.result import PageResult
 from rtprune.errors import RTPruneError
 from rtprune.models.checkpoint import BUILT_IN
@@ -180,7 +183,7 @@ def by_generate(
 
 
 def _generated(model: Any, prompts: Sequence[PromptEmbeddings], most: int) -> list[list[int]]:
-    embeddings, positions, real = pad_left(prompts)
+    embeddings, positions, real = _padded_left(prompts)
     ends = sorted(model.end_token_ids)
     said = model.network.generate(
         inputs_embeds=embeddings,
@@ -193,6 +196,19 @@ def _generated(model: Any, prompts: Sequence[PromptEmbeddings], most: int) -> li
     ).tolist()
     cut = [next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids)) for ids in said]
     return [ids[:end] for ids, end in zip(said, cut, strict=True)]
+
+
+def _padded_left(prompts: Sequence[PromptEmbeddings]) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings [B, n, D], positions [A, B, n] and bool [B, n], false where padded, of prompts of unlike length."""
+    longest = max(len(prompt.embeddings) for prompt in prompts)
+    short = [longest - len(prompt.embeddings) for prompt in prompts]
+    pairs = list(zip(prompts, short, strict=True))
+    real = torch.arange(longest) >= torch.tensor(short)[:, None]
+    return (
+        torch.stack([functional.pad(prompt.embeddings, (0, 0, missing, 0)) for prompt, missing in pairs]),
+        torch.stack([functional.pad(prompt.positions, (missing, 0)) for prompt, missing in pairs], dim=1),
+        real.to(prompts[0].embeddings.device),
+    )
 
 
 def _compare(

@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from rtprune.engine.decoding import assemble_prompt, clock_ms
+from rtprune.engine.decoding import clock_ms
+from rtprune.engine.prompts import assemble_prompt
 from rtprune.models.preparation import MODES, prepare
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import PruneConfig, Pruned, prune

@@ -13,7 +13,9 @@ from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOc
 
 from rtprune.bench.arithmetic import Arithmetic
 from rtprune.bench.prune import WARM_UP, Milliseconds, measured
-from rtprune.engine.decoding import Decoding, PromptEmbeddings, assemble_prompt, clock_ms
+from rtprune.engine.decoding import Decoding, clock_ms
+from rtprune.engine.kernels import kernels_of
+from rtprune.engine.prompts import PromptEmbeddings, assemble_prompt
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import PruneConfig, Pruned, prune
 
@@ -88,10 +90,10 @@ class Batch:
         """Prefill of all pages, unpruned and pruned dynamically."""
         device, count = self._model.device, len(self._pages)
         whole, pruned = self._pruned(PruneConfig(ratio=0.0)), self._pruned(PruneConfig())
-        decoding: Decoding[int] = Decoding(self._model, count, max_tokens=2)
+        decoding: Decoding[int] = Decoding(self._model, count, max_tokens=2, kernels=kernels_of(self._model))
 
         def join(pages: Sequence[Pruned]) -> None:
-            decoding.clear()
+            decoding.drop(decoding.names)
             decoding.join(list(enumerate(self._prompts(pages))))
 
         unpruned = _of_one(measured(lambda: join(whole), repeats, device), count)
@@ -113,7 +115,7 @@ class Batch:
     ) -> StepCost | None:
         """Decode steps right after the prefill, up to ``most``; ``None`` where pages ended before any was timed."""
         model, prompts = self._model, self._prompts(self._pruned(pruning))
-        decoding: Decoding[int] = Decoding(model, len(prompts), max_tokens=most + 2)
+        decoding: Decoding[int] = Decoding(model, len(prompts), max_tokens=most + 2, kernels=kernels_of(model))
         decoding.join(list(enumerate(prompts)))
         pages = decoding.names
         times: list[float] = []

@@ -198,5 +198,8 @@ def chosen(name: str, fraction: float) -> bool:
 
 
 def _device_is_lost(error: Exception) -> bool:
-    torch = sys.modules.get("torch")  # not imported where nothing is read
-    return torch is not None and isinstance(error, torch.AcceleratorError)
+    if "torch" not in sys.modules:  # not imported where nothing is read
+        return False
+    from rtprune.engine.faults import fault_of
+
+    return fault_of(error) == "device"

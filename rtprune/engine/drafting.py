@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MOST = 16  # tokens guessed at a time
+MOST = 15  # tokens guessed at a time: with the one before them, 16 are read
 _FIRST = 8
 _KEY = 4  # tokens by which a place in a source is found
 _LONGEST_PAUSE = 64

@@ -13,11 +13,13 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from rtprune.engine.budget import affordable_slots
-from rtprune.engine.decoding import Decoded, assemble_prompt, clock_ms
+from rtprune.engine.budget import PROMPT_TOKENS, affordable_slots
+from rtprune.engine.decoding import Decoded, clock_ms
 from rtprune.engine.fidelity import Audit, normalised_distance
+from rtprune.engine.kernels import kernels_of
 from rtprune.engine.ladder import Strategy, ladder
 from rtprune.engine.prepare import Page, PlainPage, PreparedPage, prepared
+from rtprune.engine.prompts import assemble_prompt
 from rtprune.engine.reading import MemoryFull, Outcomes, Reading, ReadyPage, alone, together
 from rtprune.engine.result import FinishReason, PageResult, PageStatus, Timings
 from rtprune.engine.scheduler import Scheduler
@@ -100,6 +102,7 @@ class Engine:
         if slots < 1:
             raise UsageError(f"slots must be at least 1, got {slots}")
         self._slots = affordable_slots(model, slots, settings.max_output_tokens)
+        self._kernels = kernels_of(model)
         self._guess = guess
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
@@ -141,7 +144,14 @@ class Engine:
         held: dict[Name, _Held] = {}
         again: deque[Name] = deque()
         waiting: deque[tuple[Name, ReadyPage]] = deque()
-        reading: Reading[Name] = Reading(self.model, self._slots, self._max_output_tokens, guess=self._guess)
+        reading: Reading[Name] = Reading(
+            self.model,
+            self._slots,
+            self._max_output_tokens,
+            guess=self._guess,
+            capacity=PROMPT_TOKENS + self._max_output_tokens,
+            kernels=self._kernels,
+        )
         scheduler = Scheduler()
         max_live = self._slots + 1
         readied_ms = 0.0  # what was spent on pages that are waiting to join
@@ -180,6 +190,7 @@ class Engine:
                     again.append(name)
                 else:
                     del held[name]
+                    max_live = min(max_live + 1, self._slots + 1)
                     yield name, result
 
     def _next(

@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import torch
-
-from rtprune.engine.decoding import Decoded, Decoding, PromptEmbeddings, decode
+from rtprune.engine.decoding import Decoded, Decoding, decode
+from rtprune.engine.faults import fault_of
+from rtprune.engine.kernels import PLAIN, Kernels
 from rtprune.engine.ladder import Strategy
+from rtprune.engine.prompts import PromptEmbeddings
 from rtprune.engine.result import PageResult
 from rtprune.errors import DocumentError, Reason, RTPruneError, unexpected
 from rtprune.models.protocol import OcrModel
@@ -60,30 +61,44 @@ class Reading(Generic[Name]):
     """A `Decoding` whose passes never fail for a page's sake.
 
     Where a pass fails, its pages are decoded one by one, and the one that fails again is a failed page. Where memory is
-    full, half as many pages are decoded together from then on, and those that were begin again later.
+    full, some pages begin again later and fewer are decoded together; once as many have ended well, twice as many are.
 
     Args:
         slots: pages decoded together, at most.
         guess: whether tokens are guessed from text layers and what was read so far.
+        capacity: tokens that a slot holds at first.
+        kernels: ways of computing passes that can be trusted on the model's device.
     """
 
-    def __init__(self, model: OcrModel, slots: int, max_tokens: int, *, guess: bool = True) -> None:
+    def __init__(
+        self,
+        model: OcrModel,
+        slots: int,
+        max_tokens: int,
+        *,
+        guess: bool = True,
+        capacity: int = 0,
+        kernels: Kernels = PLAIN,
+    ) -> None:
         self._model = model
         self._max_tokens = max_tokens
         self._guess = guess
-        self._slots = slots
-        self._decoding: Decoding[Name] = Decoding(model, slots, max_tokens)
+        self._capacity = capacity
+        self._kernels = kernels
+        self._limit = slots  # as far as memory has been found to reach
+        self._ended = 0  # since the limit was last changed
         self._pages: dict[Name, ReadyPage] = {}
+        self._start_anew(slots)
 
     @property
     def slots(self) -> int:
         """How many pages are decoded together, at most, as far as is known now."""
-        return self._slots
+        return self._limit
 
     @property
     def room(self) -> int:
         """How many pages may join."""
-        return self._slots - len(self._pages)
+        return max(0, self._limit - len(self._pages))
 
     @property
     def live(self) -> int:
@@ -98,25 +113,34 @@ class Reading(Generic[Name]):
         layers = [page.layer if self._guess else () for _, page in pages]
         temperatures = [page.strategy.temperature for _, page in pages]
         self._pages |= dict(pages)
-        return self._safely(lambda: self._decoding.join(prompts, layers, temperatures), [name for name, _ in pages])
+        names = [name for name, _ in pages]
+        return self._safely(lambda: self._decoding.join(prompts, layers, temperatures), names, joining=True)
 
     def step(self) -> Outcomes[Name]:
         """One pass over all pages."""
-        return self._safely(lambda: self._decoding.step(guess=self._guess), list(self._pages))
+        return self._safely(lambda: self._decoding.step(guess=self._guess), list(self._pages), joining=False)
 
-    def _safely(self, act: Callable[[], list[tuple[Name, Decoded]]], concerned: list[Name]) -> Outcomes[Name]:
+    def _safely(
+        self, act: Callable[[], list[tuple[Name, Decoded]]], concerned: list[Name], *, joining: bool
+    ) -> Outcomes[Name]:
         try:
-            return Outcomes([(name, (self._pages.pop(name), decoded)) for name, decoded in act()])
-        except torch.AcceleratorError:
-            raise  # the device itself is lost, for every page to come: only a new process can go on
+            ended: list[tuple[Name, tuple[ReadyPage, Decoded] | PageResult]] = [
+                (name, (self._pages.pop(name), decoded)) for name, decoded in act()
+            ]
         except Exception as error:  # whatever one page brings about must not reach the others
+            if fault_of(error) == "device":
+                raise  # it is lost for every page to come: only a new process can go on
             fault = error.with_traceback(None)  # its frames hold the memory of the pass
-        if isinstance(fault, torch.OutOfMemoryError):
-            return self._smaller(fault)
+        else:
+            self._widen(len(ended))
+            return Outcomes(ended)
+        if fault_of(fault) == "memory":
+            return self._smaller(fault, concerned, joining=joining)
+        return self._one_by_one(fault, concerned)
+
+    def _one_by_one(self, fault: Exception, concerned: list[Name]) -> Outcomes[Name]:
         _log.warning("%d pages failed together (%s): they go on one by one", len(concerned), fault)
-        suspects = [(name, self._pages.pop(name)) for name in concerned]
-        if not self._pages:
-            self._start_anew()
+        suspects = self._let_go(concerned)
         outcomes: Outcomes[Name] = Outcomes()
         for name, page in suspects:
             try:
@@ -127,23 +151,43 @@ class Reading(Generic[Name]):
                 outcomes.put_off.append((name, page))  # there is room once the pages beside it have ended
         return outcomes
 
-    def _smaller(self, error: torch.OutOfMemoryError) -> Outcomes[Name]:
-        """Make room by letting all pages go, and take half as many from now on."""
-        if self._slots == 1:
-            raise no_memory(error) from error
-        self._slots = max(1, min(self._slots, len(self._pages)) // 2)
-        _log.warning("memory is full with %d pages: from now on %d are decoded together", len(self._pages), self._slots)
-        waiting = list(self._pages.items())
-        self._pages.clear()
-        self._start_anew()
+    def _smaller(self, error: Exception, concerned: list[Name], *, joining: bool) -> Outcomes[Name]:
+        """Make room: pages that were to join wait, or half of those that are here; the others are read on."""
+        together, slots = len(self._pages), self._decoding.slots
+        if together == 1:
+            if slots == 1:
+                raise no_memory(error) from error
+            waiting = self._let_go(concerned)
+            self._limit = slots // 2
+            self._start_anew(self._limit)  # not even one page beside so many slots
+        else:
+            self._limit = (together - len(concerned)) or together // 2
+            waiting = self._let_go(concerned if joining else concerned[self._limit :])
+        self._ended = 0
+        _log.warning("memory is full with %d pages: from now on %d are decoded together", together, self._limit)
         return Outcomes(put_off=waiting)
 
-    def _start_anew(self) -> None:
-        self._decoding = Decoding(self._model, self._slots, self._max_tokens)
+    def _widen(self, ended: int) -> None:
+        """Take note of pages that ended well; decode more together once there were as many as the limit."""
+        self._ended += ended
+        if self._limit < self._decoding.slots and self._ended >= self._limit:
+            self._limit, self._ended = min(2 * self._limit, self._decoding.slots), 0
+
+    def _let_go(self, names: list[Name]) -> list[tuple[Name, ReadyPage]]:
+        """Take pages out of their slots, unfinished."""
+        self._decoding.drop(names)
+        return [(name, self._pages.pop(name)) for name in names]
+
+    def _start_anew(self, slots: int) -> None:
+        self._decoding: Decoding[Name] = Decoding(
+            self._model, slots, self._max_tokens, self._capacity, kernels=self._kernels
+        )
 
     def _decode_alone(self, page: ReadyPage) -> tuple[ReadyPage, Decoded]:
         heat = [page.strategy.temperature]
-        return page, decode(self._model, [page.prompt], self._max_tokens, [page.layer], heat, guess=self._guess)[0]
+        return page, decode(
+            self._model, [page.prompt], self._max_tokens, [page.layer], heat, guess=self._guess, kernels=self._kernels
+        )[0]
 
 
 def alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | PageResult:
@@ -156,11 +200,12 @@ def alone(step: Callable[[Given], Found], page: Given | PageResult) -> Found | P
         return page
     try:
         return step(page)
-    except torch.AcceleratorError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise no_memory(error) from error
     except Exception as error:
+        fault = fault_of(error)
+        if fault == "device":
+            raise
+        if fault == "memory":
+            raise no_memory(error) from error
         if isinstance(error, DocumentError):
             return PageResult("failed", reason=error.reason, message=str(error))
         return PageResult("failed", reason=Reason.UNEXPECTED, message=unexpected(error))
@@ -175,14 +220,14 @@ def together(
         try:
             found = iter(step(well))
             return [page if isinstance(page, PageResult) else next(found) for page in pages]
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
+            if fault_of(error) == "device":
+                raise
             _log.warning("a batch of %d pages failed (%s): they go on one by one", len(well), error)
     return [alone(lambda page: step([page])[0], page) for page in pages]
 
 
-def no_memory(error: torch.OutOfMemoryError) -> MemoryFull:
+def no_memory(error: Exception) -> MemoryFull:
     """What to say where not even one page fits."""
     return MemoryFull(
         f"the GPU's memory is too small to read even one page: {str(error).split('. ')[0]}",

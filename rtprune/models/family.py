@@ -18,8 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rtprune.errors import ModelError, UsageError
+from rtprune.models.attention import Attention, attend
 from rtprune.models.card import Family, ModelCard, card_of, default_mode
 from rtprune.models.checkpoint import Checkpoint
 from rtprune.models.files import read_shapes
@@ -28,6 +30,9 @@ from rtprune.models.weights import read_tensors, require_fit
 from rtprune.pruning import Cues, TokenLayout
 
 IMAGE_MARK = "<image>"
+_OURS = "rtprune"
+
+ALL_ATTENTION_FUNCTIONS.register(_OURS, attend)
 
 
 class TransformersOcr(ABC):
@@ -145,17 +150,23 @@ class TransformersOcr(ABC):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
-        logits_to_keep: int = 1,
+        logits_to_keep: int | Tensor = 1,
+        attention: Attention | None = None,
     ) -> tuple[Tensor, Any]:
-        # the cache is not only for speed: without one, gaps in position_ids are taken for borders between sequences
-        output = self.network(
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids if len(position_ids) > 1 else position_ids[0],
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        )
+        given = {
+            "inputs_embeds": inputs_embeds,
+            "position_ids": position_ids if len(position_ids) > 1 else position_ids[0],
+            "attention_mask": attention_mask,
+            # not only for speed: without a cache, gaps in position_ids are taken for borders between sequences
+            "past_key_values": past_key_values,
+            "use_cache": True,
+            "logits_to_keep": logits_to_keep,
+        }
+        if attention is None:
+            output = self.network(**given)
+        else:
+            with _attending_by(self.network.config.get_text_config(), _OURS):
+                output = self.network(**given, attention=attention)
         return output.logits, output.past_key_values
 
     def tokenize(self, text: str) -> list[int]:
@@ -214,6 +225,17 @@ def _no_progress_bar() -> Iterator[None]:
 
 def _ids(value: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset(() if value is None else (value,) if isinstance(value, int) else value)
+
+
+@contextmanager
+def _attending_by(config: Any, name: str) -> Iterator[None]:
+    """Let the decoder that has ``config`` call the attention of that ``name``."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def _cache_bytes(text: Any, dtype: torch.dtype) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what only describes a model needs no torch, whose import ta
     from PIL.Image import Image
     from torch import Tensor
 
+    from rtprune.models.attention import Attention
     from rtprune.pruning import Cues, TokenLayout
 
 
@@ -174,20 +175,22 @@ class OcrModel(Protocol):
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
-        logits_to_keep: int = 1,
+        logits_to_keep: int | Tensor = 1,
+        attention: Attention | None = None,
     ) -> tuple[Tensor, Any]:
-        """One step of the decoder, for a prefill as for single tokens.
+        """One pass of the decoder, for prompts as for single tokens.
 
         Args:
             inputs_embeds: [B, n, D].
             position_ids: int64 [A, B, n]; may have gaps.
             attention_mask: [B, cached + n], 0 where a sequence is padded (on the left); or [B, 1, n, m], added to the
                 scores of attention; ``None`` for causal attention over everything.
-            past_key_values: what the step before returned, or a cache of the caller's; ``None`` for the first step.
-            logits_to_keep: logits of this many last positions are returned.
+            past_key_values: what the pass before returned, or a cache of the caller's; ``None`` for the first pass.
+            logits_to_keep: of how many last places logits are returned; or int64 [k], of which places.
+            attention: how tokens see each other, in the place of ``attention_mask``; the cache is then the engine's.
 
         Returns:
-            Logits [B, logits_to_keep, V], and the cache for the next step.
+            Logits [B, k, V] of the k places, and the cache for the next pass.
         """
 
     def tokenize(self, text: str) -> list[int]:

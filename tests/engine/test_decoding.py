@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rtprune.engine.decoding import PromptEmbeddings, assemble_prompt, decode
+from rtprune.engine.decoding import decode
+from rtprune.engine.prompts import PromptEmbeddings, assemble_prompt
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.pruning import PruneConfig, TokenLayout, prune
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,11 +100,13 @@ def test_loops_are_read_once_where_settings_say_so(
 def test_sampling_follows_the_softmax_and_draws_the_same_again() -> None:
     logits = torch.log(torch.tensor([0.2, 0.3, 0.5]))
     sampler, again = Sampler(1.0), Sampler(1.0)
-    drawn = [sampler.draw(logits) for _ in range(3000)]
-    assert drawn == [again.draw(logits) for _ in range(3000)]
+    said = [sampler.draw(logits) for _ in range(3000)]
+    assert said == [again.draw(logits) for _ in range(3000)]
+    drawn = [token for token, _ in said]
+    assert {token: round(math.exp(log), 6) for token, log in said} == {0: 0.2, 1: 0.3, 2: 0.5}
     shares = [drawn.count(token) / 3000 for token in range(3)]
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.04)
-    assert {Sampler(0.01).draw(logits) for _ in range(20)} == {2}
+    assert {Sampler(0.01).draw(logits)[0] for _ in range(20)} == {2}
 
 
 def test_a_page_that_fails_is_read_on_the_next_rung(

@@ -14,11 +14,13 @@ from PIL import Image
 
 from rtprune.engine import Engine, PlainPage
 from rtprune.engine.cache import SlotCache
-from rtprune.engine.decoding import Decoding, PromptEmbeddings, decode
+from rtprune.engine.decoding import Decoding, decode
+from rtprune.engine.prompts import PromptEmbeddings
 from rtprune.engine.reading import Reading
 from rtprune.errors import RTPruneError, UsageError
 from rtprune.mini.generator import Page, PageDesign, draw_page
 from rtprune.models import load_model
+from rtprune.models.attention import PackedPrompts
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.settings import ReadSettings
 
@@ -138,8 +140,9 @@ def full_above(model: DeepSeekOcr, most: int, monkeypatch: pytest.MonkeyPatch) -
     sizes: list[int] = []
 
     def decode(embeddings: torch.Tensor, *rest: Any) -> Any:
-        sizes.append(len(embeddings))
-        if len(embeddings) > most:
+        attention = rest[-1]
+        sizes.append(len(attention.lengths) if isinstance(attention, PackedPrompts) else len(embeddings))
+        if sizes[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return decoder(embeddings, *rest)
 
@@ -239,7 +242,7 @@ def test_what_a_spoiled_page_leaves_in_its_slot_does_not_reach_the_next(model: D
     while "spoiled" in decoding.names and "long" in decoding.names:
         decoding.step(guess=False)
         if len(decoding._live[0].ids) > 5:  # the spoiled page leaves early, the long one stays
-            found |= decoding._leave([(page, "length") for page in decoding._live if page.name == "spoiled"])
+            decoding.drop(["spoiled"])
     found |= decoding.join([("short", short)])
     while "short" in decoding.names:
         found |= decoding.step(guess=False)

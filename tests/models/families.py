@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
-from rtprune.engine.decoding import PromptEmbeddings, assemble_prompt, decode
+from rtprune.engine.decoding import decode
+from rtprune.engine.prompts import PromptEmbeddings, assemble_prompt
 from rtprune.models import Views
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.deepseek_ocr2 import DeepSeekOcr2

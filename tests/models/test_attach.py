@@ -12,7 +12,8 @@ from torch import nn
 from transformers import GenerationConfig, UnlimitedOcrForConditionalGeneration
 
 from rtprune import Engine, PruneConfig, ReadSettings, attach, detach, load_model
-from rtprune.engine.decoding import assemble_prompt, decode
+from rtprune.engine.decoding import decode
+from rtprune.engine.prompts import assemble_prompt
 from rtprune.errors import UsageError
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from tests.checkpoints import IMAGE, random_config, write_random_checkpoint
