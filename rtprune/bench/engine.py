@@ -19,8 +19,9 @@ from rtprune.bench.prune import Milliseconds
 from rtprune.bench.stages import Batch, copy_bandwidth_gb_s
 from rtprune.documents import PageImage
 from rtprune.engine import Engine
-from rtprune.engine.budget import affordable_slots
+from rtprune.engine.budget import affordable
 from rtprune.engine.decoding import clock_ms
+from rtprune.engine.kernels import kernels_of
 from rtprune.engine.prompts import PromptEmbeddings, assemble_prompt
 from rtprune.engine.result import PageResult
 from rtprune.errors import RTPruneError
@@ -127,7 +128,8 @@ def bench_engine(
         RTPruneError: a page was not read.
     """
     drawn = drawn_pages(pages, built_in=model.name == BUILT_IN)
-    bench = _Bench(model, drawn, mode, affordable_slots(model, slots, output_tokens), output_tokens, repeats)
+    budget = affordable(model, slots, output_tokens, kernels_of(model))
+    bench = _Bench(model, drawn, mode, budget.slots, output_tokens, repeats)
     engine = bench.engine(PRUNINGS["unpruned"])
     bandwidth = bandwidth_gb_s or copy_bandwidth_gb_s(model.device)
     with torch.inference_mode():

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtprune.engine.cache import SlotCache
+from rtprune.engine.cache import STEP, PageCache, PooledCache, SlotCache
 from rtprune.engine.drafting import MOST, Drafter
 from rtprune.engine.guards import PageGuard
 from rtprune.engine.kernels import PLAIN, Kernels
 from rtprune.engine.prompts import PromptEmbeddings
 from rtprune.engine.result import FinishReason
-from rtprune.engine.step import Said, Stepper, likeliest
+from rtprune.engine.step import TOKENS, Said, Stepper, likeliest
 from rtprune.models.attention import pack
 from rtprune.models.protocol import OcrModel
 
 Name = TypeVar("Name", bound=Hashable)
 
 SPARE = MOST + 1  # tokens behind a page's own that a step may write
+ROOM = 512  # tokens of an answer for which there must be room before a page joins
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,15 @@ class _Live(Generic[Name]):
     prompt_length: int
     length: int
     next_position: int
-    prefill_ms: float
     sampler: Sampler | None
+    prefill_ms: float = 0.0
     ids: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
     decode_ms: float = 0.0
     steps: int = 1
     drafted: int = 0
     accepted: int = 0
+    full: bool = False
 
     def take(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> FinishReason | None:
         """The next tokens of the answer; why it ends among them, where it does."""
@@ -105,24 +107,19 @@ class Decoding(Generic[Name]):
     A page's answer is that which it has alone, at most ``max_tokens`` tokens: greedy, unless it was to be sampled.
 
     Args:
-        capacity: tokens that a slot holds at first; a longer page makes all of them longer.
+        tokens: that the cache holds over all pages; as many as the first ones need in the end, when absent.
         kernels: ways of computing passes that can be trusted on the model's device.
     """
 
-    def __init__(
-        self, model: OcrModel, slots: int, max_tokens: int, capacity: int = 0, kernels: Kernels = PLAIN
-    ) -> None:
+    def __init__(self, model: OcrModel, slots: int, max_tokens: int, tokens: int = 0, kernels: Kernels = PLAIN) -> None:
         self._model = model
         self._max_tokens = max_tokens
         self._kernels = kernels
-        self._cache = SlotCache(slots, capacity)
-        self._live: list[_Live[Name]] = []  # in the order of their slots
+        self.slots = slots
+        self._tokens = tokens
+        self._live: list[_Live[Name]] = []  # in the order of their starts in the cache
+        self._cache: PageCache | None = None  # made when the first pages have come
         self._stepper: Stepper | None = None
-
-    @property
-    def slots(self) -> int:
-        """Pages that there is room for."""
-        return self._cache.slots
 
     @property
     def names(self) -> list[Name]:
@@ -146,10 +143,6 @@ class Decoding(Generic[Name]):
             Those whose answer ends at once.
         """
         start = clock_ms(self._model.device)
-        samplers = [Sampler(heat) if heat else None for heat in temperatures or [0.0] * len(prompts)]
-        said = self._prefilled([prompt for _, prompt in prompts])
-        spoken = [_spoken(said, row, 1, sampler) for row, sampler in enumerate(samplers)]
-        share = (clock_ms(self._model.device) - start) / len(prompts)
         joined = [
             _Live(
                 name,
@@ -158,56 +151,88 @@ class Decoding(Generic[Name]):
                 len(prompt.embeddings),
                 len(prompt.embeddings),
                 prompt.next_position,
-                share,
-                samplers[index],
+                Sampler(temperatures[index]) if temperatures and temperatures[index] else None,
             )
             for index, (name, prompt) in enumerate(prompts)
         ]
-        self._live += joined
+        said = self._prefilled(joined, [prompt for _, prompt in prompts])
+        spoken = [_spoken(said, row, 1, page.sampler) for row, page in enumerate(joined)]
+        share = (clock_ms(self._model.device) - start) / len(prompts)
+        for page in joined:
+            page.prefill_ms = share
         outcomes = [(page, page.take(*first)) for page, first in zip(joined, spoken, strict=True)]
         for page in joined:
             page.drafter.learn(page.ids, 0, 0)
         return self._leave(outcomes)
 
-    def _prefilled(self, prompts: Sequence[PromptEmbeddings]) -> Said:
-        """Read the prompts, packed end to end, into the slots behind those that are taken."""
-        model, cache = self._model, self._cache
-        lengths = [len(prompt.embeddings) for prompt in prompts]
-        held = max([page.length for page in self._live], default=0) + SPARE
-        need = max(lengths) + self._max_tokens + SPARE
-        if self._stepper is None or need > cache.capacity:  # what has been captured knows where the slots are
-            self._stepper = Stepper(model, cache, len(prompts[0].positions), self._kernels)
-        cache.reserve(need, held)
-        first = len(self._live)
-        slots = np.repeat(np.arange(first, first + len(prompts)), lengths)
-        where = np.stack([slots, np.concatenate([np.arange(length) for length in lengths])])
-        rows, places = torch.from_numpy(where).to(model.device, non_blocking=True)
-        cache.write(rows, places, alone=True)
+    def _prefilled(self, pages: Sequence[_Live[Name]], prompts: Sequence[PromptEmbeddings]) -> Said:
+        """Read the prompts of ``pages``, packed end to end, into the cache; on success the pages are live."""
+        model, lengths = self._model, [page.length for page in pages]
+        cache = self._cache or self._made(max(lengths))
+        before = cache.capacity if isinstance(cache, SlotCache) else 0
+        admitted: list[_Live[Name]] = []
+        try:
+            for page in pages:
+                cache.admit(page, page.length + SPARE, page.length + self._max_tokens + SPARE)
+                admitted.append(page)
+            moved = isinstance(cache, SlotCache) and cache.capacity > before
+            if self._stepper is None or moved:  # what has been captured knows where the slots are
+                self._stepper = Stepper(model, cache, self.slots, len(prompts[0].positions), self._kernels)
+            logits = self._read(cache, pages, prompts)
+        except Exception:
+            for page in admitted:
+                cache.release(page)  # what has been written of pages that do not join could be NaN
+            raise
+        self._live += pages
+        found = likeliest(logits[0]).cpu().numpy()
+        return Said(found[0].astype(np.int64)[:, None], found[1][:, None], logits[0][:, None])
+
+    def _read(self, cache: PageCache, pages: Sequence[_Live[Name]], prompts: Sequence[PromptEmbeddings]) -> Tensor:
+        """Logits [1, B, V] behind each prompt."""
+        model, lengths = self._model, [page.length for page in pages]
+        starts = np.repeat([cache.start(page) for page in pages], lengths)
+        where = torch.from_numpy(np.stack([starts, np.concatenate([np.arange(length) for length in lengths])]))
+        cache.write(*where.to(model.device, non_blocking=True), alone=True)
         attention = pack(lengths, model.device, fused=self._kernels.fused)
         embeddings = torch.cat([prompt.embeddings for prompt in prompts])[None]
         positions = torch.cat([prompt.positions for prompt in prompts], dim=1)[:, None]
         last = attention.starts[1:].long() - 1
-        try:
-            logits, _ = model.decoder(embeddings, positions, None, cache, last, attention)
-        except Exception:
-            for slot, length in enumerate(lengths, first):
-                cache.clear(slot, length)  # what has been written of pages that do not join could be NaN
-            raise
-        found = likeliest(logits[0]).cpu().numpy()
-        return Said(found[0].astype(np.int64)[:, None], found[1][:, None], logits[0][:, None])
+        logits, _ = model.decoder(embeddings, positions, None, cache, last, attention)
+        return logits
+
+    def _made(self, longest: int) -> PageCache:
+        """The cache, for pages whose prompts are at most the ``longest`` where it is not told how much there is."""
+        tokens = self._tokens or self.slots * (longest + self._max_tokens + SPARE + STEP)
+        self._cache = PooledCache(tokens) if self._kernels.fused else SlotCache(self.slots, tokens // self.slots)
+        return self._cache
+
+    def admissible(self, lengths: Sequence[int]) -> int:
+        """How many of the first prompts of these ``lengths`` there is room for now."""
+        cache = self._cache or self._made(max(lengths))
+        most = self.slots - len(self._live)
+        return cache.admissible([length + ROOM for length in lengths[:most]])
 
     @torch.inference_mode()
-    def step(self, *, guess: bool = True) -> list[tuple[Name, Decoded]]:
-        """One token more of every page, or several where guesses are right; pages that end with it leave."""
+    def step(self, *, guess: bool = True) -> list[tuple[Name, Decoded | None]]:
+        """One token more of every page, or several where guesses are right.
+
+        Returns:
+            Pages that end with it, and pages that were let go, unfinished, as the cache had no room for all.
+        """
+        gone: list[tuple[Name, Decoded | None]] = [(name, None) for name in self._make_room()]
         model, live = self._model, self._live
         assert self._stepper is not None, "pages have joined before"
+        assert self._cache is not None
+        if live[0].full:
+            return [*gone, *self._leave([(live[0], "length")])]
         start = clock_ms(model.device)
         # a guess is checked against the one token that is greedy: there is none where tokens are drawn
         guesses = [page.drafter.guess(page.ids) if guess and page.sampler is None else [] for page in live]
         width = 1 + max(map(len, guesses))
-        given = np.zeros((len(live), 3 + width), dtype=np.int64)
+        given = np.zeros((len(live), TOKENS + width), dtype=np.int64)
         for row, (page, guessed) in enumerate(zip(live, guesses, strict=True)):
-            known = page.length, page.next_position, page.prompt_length, page.ids[-1], *guessed
+            begin = self._cache.start(page)
+            known = begin, page.length, page.next_position, page.prompt_length, page.ids[-1], *guessed
             given[row, : len(known)] = known
         said = self._stepper(given)
         spoken = [_spoken(said, row, width, page.sampler) for row, page in enumerate(live)]
@@ -225,13 +250,27 @@ class Decoding(Generic[Name]):
             page.accepted += len(page.ids) - before - 1  # what follows an end is no part of the answer
             page.drafter.learn(page.ids, len(guessed), agreed)
             outcomes.append((page, reason))
-        return self._leave(outcomes)
+        return [*gone, *self._leave(outcomes)]
 
     @torch.inference_mode()
     def drop(self, names: Sequence[Name]) -> None:
         """Let pages go, unfinished; those that have no slot are passed over."""
         for page in [page for page in self._live if page.name in names]:
             self._vacate(page)
+
+    def _make_room(self) -> list[Name]:
+        """Room for the next step of every page; those with the shortest answers so far are let go for it, and named."""
+        cache, gone = self._cache, list[Name]()
+        assert cache is not None, "pages have joined before"
+        for page in list(self._live):
+            while page in self._live and not cache.grow(page, page.length + SPARE):
+                if len(self._live) == 1:
+                    page.full = True  # longer than all there is: its answer ends here
+                    return gone
+                least = min(self._live, key=lambda other: len(other.ids))
+                gone.append(least.name)
+                self._vacate(least)
+        return gone
 
     def _leave(self, outcomes: Sequence[tuple[_Live[Name], FinishReason | None]]) -> list[tuple[Name, Decoded]]:
         """Take out the pages that have ended."""
@@ -244,13 +283,11 @@ class Decoding(Generic[Name]):
         return left
 
     def _vacate(self, page: _Live[Name]) -> None:
-        """Take a page out of its slot; the last one moves into it."""
-        slot = self._live.index(page)
-        self._cache.clear(slot, page.length + SPARE)  # refused guesses stand behind it
-        last = self._live.pop()
-        if last is not page:
-            self._cache.move(len(self._live), slot, last.length + SPARE)
-            self._live[slot] = last
+        """Take a page out of the cache."""
+        assert self._cache is not None, "pages have joined before"
+        self._live.remove(page)
+        self._cache.release(page)
+        self._live.sort(key=self._cache.start)
 
 
 def decode(
@@ -269,7 +306,7 @@ def decode(
     decoding: Decoding[int] = Decoding(model, len(prompts), max_tokens, kernels=kernels)
     found = dict(decoding.join(list(enumerate(prompts)), layers, temperatures))
     while decoding.names:
-        found |= decoding.step(guess=guess)
+        found |= {name: ended for name, ended in decoding.step(guess=guess) if ended}
     return [found[index] for index in range(len(prompts))]
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from rtprune.engine.budget import PROMPT_TOKENS, affordable_slots
+from rtprune.engine.budget import affordable
 from rtprune.engine.decoding import Decoded, clock_ms
 from rtprune.engine.fidelity import Audit, normalised_distance
 from rtprune.engine.kernels import kernels_of
@@ -101,8 +101,9 @@ class Engine:
         self.task = _one_of("task", settings.task or model.default_task, model.tasks, model.name)
         if slots < 1:
             raise UsageError(f"slots must be at least 1, got {slots}")
-        self._slots = affordable_slots(model, slots, settings.max_output_tokens)
         self._kernels = kernels_of(model)
+        budget = affordable(model, slots, settings.max_output_tokens, self._kernels)
+        self._slots, self._cache_tokens = budget.slots, budget.tokens
         self._guess = guess
         self._max_output_tokens = settings.max_output_tokens
         # a ratio of nothing keeps every token as it is
@@ -149,7 +150,7 @@ class Engine:
             self._slots,
             self._max_output_tokens,
             guess=self._guess,
-            capacity=PROMPT_TOKENS + self._max_output_tokens,
+            tokens=self._cache_tokens,
             kernels=self._kernels,
         )
         scheduler = Scheduler()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from rtprune.engine.faults import fault_of
 from rtprune.models.attention import FUSED_TYPES, SlottedTokens, pack, slotted
@@ -25,10 +27,12 @@ class Kernels:
     Attributes:
         fused: attention over prompts and slots of unlike length by one kernel that reads no more than there is.
         captured: steps as CUDA graphs.
+        compiled: the most frequent of these with what stands between attentions compiled into fewer kernels.
     """
 
     fused: bool = False
     captured: bool = False
+    compiled: bool = False
 
 
 PLAIN = Kernels()
@@ -49,7 +53,7 @@ def kernels_of(model: OcrModel) -> Kernels:
         if fault:
             _log.warning("attention is computed by the plain kernels, which are slower: %s", fault)
         fused = fault is None
-    return Kernels(fused, captured=True)
+    return Kernels(fused, captured=True, compiled=has_triton() and any(map(shutil.which, ("cc", "gcc", "clang"))))
 
 
 @torch.inference_mode()
@@ -86,12 +90,19 @@ def prompt_difference(heads: int, groups: int, width: int, device: torch.device,
 def slot_difference(
     tokens: int, heads: int, groups: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> float:
-    """The same for ``tokens`` of three pages in slots of 256, of which one has only just begun."""
+    """The same for ``tokens`` of three pages in slots of 256, of which one has only just begun.
+
+    Behind each page's tokens the fused kernel finds what is no number: it must not read so far.
+    """
     queries = _random((3, heads, tokens, width), device, dtype)
-    keys, values = (_random((4, 256, groups, width), device, dtype) for _ in range(2))
+    keys, values = (_random((3, 256, groups, width), device, dtype) for _ in range(2))
     places = torch.tensor([[0], [97], [256 - tokens]], device=device) + torch.arange(tokens, device=device)
-    plain = slotted(places, places[:, :1], 256, None, dtype).attend(queries, keys, values, width**-0.5)
-    fused = SlottedTokens(places, None).attend(queries, keys, values, width**-0.5)
+    starts = torch.tensor([0, 1, 2], device=device)
+    plain = slotted(starts, places, places[:, :1], 256, None, dtype).attend(queries, keys, values, width**-0.5)
+    for page, length in enumerate((places[:, -1] + 1).tolist()):
+        keys[page, length:] = values[page, length:] = torch.nan
+    pooled = SlottedTokens(256 * starts, places, None)
+    fused = pooled.attend(queries, keys.flatten(0, 1), values.flatten(0, 1), width**-0.5)
     return float((fused - plain).abs().max().nan_to_num(torch.inf))
 
 

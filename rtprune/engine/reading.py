@@ -66,7 +66,7 @@ class Reading(Generic[Name]):
     Args:
         slots: pages decoded together, at most.
         guess: whether tokens are guessed from text layers and what was read so far.
-        capacity: tokens that a slot holds at first.
+        tokens: that the cache holds over all pages.
         kernels: ways of computing passes that can be trusted on the model's device.
     """
 
@@ -77,14 +77,16 @@ class Reading(Generic[Name]):
         max_tokens: int,
         *,
         guess: bool = True,
-        capacity: int = 0,
+        tokens: int = 0,
         kernels: Kernels = PLAIN,
     ) -> None:
         self._model = model
         self._max_tokens = max_tokens
         self._guess = guess
-        self._capacity = capacity
+        self._tokens = tokens
         self._kernels = kernels
+        self._slots = slots
+        self._crowded = False  # whether the cache had no room for the page that was to join last
         self._limit = slots  # as far as memory has been found to reach
         self._ended = 0  # since the limit was last changed
         self._pages: dict[Name, ReadyPage] = {}
@@ -98,7 +100,7 @@ class Reading(Generic[Name]):
     @property
     def room(self) -> int:
         """How many pages may join."""
-        return max(0, self._limit - len(self._pages))
+        return 0 if self._crowded and self._pages else max(0, self._limit - len(self._pages))
 
     @property
     def live(self) -> int:
@@ -106,34 +108,48 @@ class Reading(Generic[Name]):
         return len(self._pages)
 
     def join(self, pages: Sequence[tuple[Name, ReadyPage]]) -> Outcomes[Name]:
-        """Take pages in, at most as many as there is room for."""
+        """Take pages in, at most as many as there is room for; those that the cache has no room for are put off."""
+        fitting = self._decoding.admissible([len(page.prompt.embeddings) for _, page in pages]) if pages else 0
+        if pages and not self._pages:
+            fitting = max(1, fitting)  # it will not have more
+        pages, late = pages[:fitting], list(pages[fitting:])
+        self._crowded = bool(late)
         if not pages:
-            return Outcomes()
+            return Outcomes(put_off=late)
         prompts = [(name, page.prompt) for name, page in pages]
         layers = [page.layer if self._guess else () for _, page in pages]
         temperatures = [page.strategy.temperature for _, page in pages]
         self._pages |= dict(pages)
         names = [name for name, _ in pages]
-        return self._safely(lambda: self._decoding.join(prompts, layers, temperatures), names, joining=True)
+        outcomes = self._safely(lambda: self._decoding.join(prompts, layers, temperatures), names, joining=True)
+        return Outcomes(outcomes.ended, outcomes.put_off + late)
 
     def step(self) -> Outcomes[Name]:
         """One pass over all pages."""
-        return self._safely(lambda: self._decoding.step(guess=self._guess), list(self._pages), joining=False)
+        outcomes = self._safely(lambda: self._decoding.step(guess=self._guess), list(self._pages), joining=False)
+        if outcomes.ended or outcomes.put_off:
+            self._crowded = not outcomes.ended  # until a page has ended
+        return outcomes
 
     def _safely(
-        self, act: Callable[[], list[tuple[Name, Decoded]]], concerned: list[Name], *, joining: bool
+        self, act: Callable[[], Sequence[tuple[Name, Decoded | None]]], concerned: list[Name], *, joining: bool
     ) -> Outcomes[Name]:
         try:
-            ended: list[tuple[Name, tuple[ReadyPage, Decoded] | PageResult]] = [
-                (name, (self._pages.pop(name), decoded)) for name, decoded in act()
-            ]
+            found = act()
         except Exception as error:  # whatever one page brings about must not reach the others
             if fault_of(error) == "device":
                 raise  # it is lost for every page to come: only a new process can go on
             fault = error.with_traceback(None)  # its frames hold the memory of the pass
         else:
-            self._widen(len(ended))
-            return Outcomes(ended)
+            outcomes: Outcomes[Name] = Outcomes()
+            for name, decoded in found:
+                page = self._pages.pop(name)
+                if decoded is None:
+                    outcomes.put_off.append((name, page))
+                else:
+                    outcomes.ended.append((name, (page, decoded)))
+            self._widen(len(outcomes.ended))
+            return outcomes
         if fault_of(fault) == "memory":
             return self._smaller(fault, concerned, joining=joining)
         return self._one_by_one(fault, concerned)
@@ -180,7 +196,7 @@ class Reading(Generic[Name]):
 
     def _start_anew(self, slots: int) -> None:
         self._decoding: Decoding[Name] = Decoding(
-            self._model, slots, self._max_tokens, self._capacity, kernels=self._kernels
+            self._model, slots, self._max_tokens, self._tokens * slots // self._slots, self._kernels
         )
 
     def _decode_alone(self, page: ReadyPage) -> tuple[ReadyPage, Decoded]:

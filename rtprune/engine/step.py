@@ -7,13 +7,17 @@ rounded up to a few sizes, and each pair of them is captured as a CUDA graph whe
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtprune.engine.cache import SlotCache
+from rtprune.engine.cache import PageCache, SlotCache
 from rtprune.engine.faults import fault_of
 from rtprune.engine.kernels import Kernels
 from rtprune.models.attention import slotted
@@ -21,10 +25,13 @@ from rtprune.models.protocol import OcrModel
 
 _log = logging.getLogger(__name__)
 
-LENGTH, POSITION, PROMPT, TOKENS = 0, 1, 2, 3  # columns of what a step is given
+START, LENGTH, POSITION, PROMPT, TOKENS = range(5)  # columns of what a step is given
 WIDTHS = (1, 4, 8, 16)  # tokens of a page in one step, on a GPU
 _REACH = 512  # tokens by which the reach of a captured step grows
+_WORTH_COMPILING = 1000  # steps of a shape before it is compiled
 _NEAR = 0.05  # nats by which a captured step's log-probabilities may differ from an eager one's
+
+_Shape = tuple[int, int, int | None]  # of what a step is given, and its reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +49,14 @@ class Said:
     logits: Tensor
 
 
-def step(model: OcrModel, cache: SlotCache, axes: int, given: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
+def step(model: OcrModel, cache: PageCache, axes: int, given: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
     """The pass itself: no shape and no path depends on a number that is on the device.
 
     Args:
         axes: on which the model counts positions.
-        given: int64 [R, 3 + w]: of each page the length in its slot, the next position, the prompt's length, and the
-            tokens that follow. A page that is none has zeros.
-        reach: tokens of each slot that are looked at; ``None`` for the fused kernel.
+        given: int64 [R, 4 + w]: of each page its start in the cache, its length there, the next position, the prompt's
+            length, and the tokens that follow.
+        reach: tokens of each page that are looked at; ``None`` for the fused kernel.
 
     Returns:
         float32 [2, R, w], likeliest tokens and their log-probabilities; and the logits [R, w, V].
@@ -57,8 +64,9 @@ def step(model: OcrModel, cache: SlotCache, axes: int, given: Tensor, reach: int
     tokens = given[:, TOKENS:]
     ahead = torch.arange(tokens.shape[1], device=given.device)
     places = given[:, LENGTH, None] + ahead
-    cache.write(torch.arange(len(given), device=given.device)[:, None], places, alone=False)
-    attention = slotted(places, given[:, PROMPT, None], reach, model.answer_window, model.dtype)
+    starts = given[:, START]
+    cache.write(starts[:, None], places, alone=False)
+    attention = slotted(starts, places, given[:, PROMPT, None], reach, model.answer_window, model.dtype)
     positions = (given[:, POSITION, None] + ahead).expand(axes, -1, -1)
     logits, _ = model.decoder(model.embed(tokens), positions, None, cache, tokens.shape[1], attention)
     return likeliest(logits), logits
@@ -75,67 +83,83 @@ class Stepper:
     """Takes steps, captured where it can.
 
     Args:
-        cache: with the pages in its first slots.
+        rows: most pages of a step.
     """
 
-    def __init__(self, model: OcrModel, cache: SlotCache, axes: int, kernels: Kernels) -> None:
+    def __init__(self, model: OcrModel, cache: PageCache, rows: int, axes: int, kernels: Kernels) -> None:
         self._model = model
+        self._rows = rows
         self._cache = cache
         self._axes = axes
-        self._fused = kernels.fused
-        self._captures = kernels.captured
-        self._captured: dict[tuple[int, int, int | None], _Captured] = {}
+        self._kernels = kernels
+        self._captured: dict[_Shape, _Captured] = {}
+        self._taken: Counter[_Shape] = Counter()
 
     def __call__(self, given: np.ndarray) -> Said:
-        """A step over pages, int64 [R, 3 + w] as `step` is given it; R pages, but perhaps more tokens, come back."""
-        live, reach = len(given), int(given[:, LENGTH].max()) + given.shape[1] - TOKENS
-        if not self._captures:
-            return self._eager(given, None if self._fused else reach)
-        rows = _rounded_up(live, self._cache.slots)
+        """A step over pages, int64 [R, 4 + w] as `step` is given it; R pages, but perhaps more tokens, come back."""
+        live, longest = len(given), int(given[:, LENGTH].max())
+        if not self._kernels.captured:
+            return self._eager(given, self._reach(longest + given.shape[1] - TOKENS))
+        rows = _rounded_up(live, self._rows)
         width = next(width for width in WIDTHS if width >= given.shape[1] - TOKENS)
         padded = np.zeros((rows, TOKENS + width), dtype=np.int64)
         padded[:live, : given.shape[1]] = given
-        reach = min(-(-(reach + width) // _REACH) * _REACH, self._cache.capacity)
-        said = self._replayed(padded, None if self._fused else reach)
+        padded[live:, START] = [self._cache.spare(row) for row in range(live, rows)]
+        said = self._replayed(padded, self._reach(-(-(longest + width) // _REACH) * _REACH))
         return Said(said.tokens[:live], said.log_probabilities[:live], said.logits[:live])
+
+    def _reach(self, tokens: int) -> int | None:
+        return min(tokens, self._cache.capacity) if isinstance(self._cache, SlotCache) else None
 
     def _eager(self, given: np.ndarray, reach: int | None) -> Said:
         found, logits = step(self._model, self._cache, self._axes, _upload(given, self._model.device), reach)
-        return _download(found, logits)
+        return _said(found.cpu().numpy(), logits)
 
     def _replayed(self, given: np.ndarray, reach: int | None) -> Said:
         shape = *given.shape, reach
-        captured = self._captured.get(shape)
-        if captured is not None:
-            return captured(given)
+        self._taken[shape] += 1
+        if shape in self._captured and not self._worth_compiling(shape):
+            return self._captured[shape](given)
         plain = self._eager(given, reach)
+        compiled = self._worth_compiling(shape)
         try:
-            captured = _Captured(self._model, self._cache, self._axes, given, reach)
-            again = captured(given)
-            fault = _difference(plain, again)
+            captured = _Captured(self._model, self._cache, self._axes, given, reach, compiled=compiled)
+            fault = _difference(plain, captured(given))
         except Exception as error:
             if fault_of(error) != "page":
                 raise
             # whatever keeps a step from being captured does not keep it from being taken
             fault = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if fault is None and captured is not None:
+        if fault is None:
             self._captured[shape] = captured
+        elif compiled:
+            _log.warning("steps are not compiled, which is slower: %s", fault)
+            self._kernels = replace(self._kernels, compiled=False)
         else:
             _log.warning("steps are taken without a CUDA graph from now on, which is slower: %s", fault)
-            self._captures = False
+            self._kernels = replace(self._kernels, captured=False)
             self._captured.clear()
         return plain
+
+    def _worth_compiling(self, shape: _Shape) -> bool:
+        """Whether so many steps have been of this shape that the seconds of compiling it come back."""
+        return self._kernels.compiled and self._taken[shape] == _WORTH_COMPILING
 
 
 class _Captured:
     """A step as a CUDA graph, with the buffers that it reads from and writes to."""
 
-    def __init__(self, model: OcrModel, cache: SlotCache, axes: int, given: np.ndarray, reach: int | None) -> None:
+    def __init__(
+        self, model: OcrModel, cache: PageCache, axes: int, given: np.ndarray, reach: int | None, *, compiled: bool
+    ) -> None:
         self._host = torch.from_numpy(given).pin_memory()
         self._given = self._host.to(model.device)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._found, self._logits = step(model, cache, axes, self._given, reach)
+        with _compiled(model) if compiled else nullcontext():
+            if compiled:
+                step(model, cache, axes, self._given, reach)  # compiles; nothing may be compiled during the capture
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._found, self._logits = step(model, cache, axes, self._given, reach)
         self._back = torch.empty(self._found.shape, dtype=self._found.dtype, pin_memory=True)
 
     def __call__(self, given: np.ndarray) -> Said:
@@ -147,13 +171,25 @@ class _Captured:
         return _said(self._back.numpy().copy(), self._logits)
 
 
+@contextmanager
+def _compiled(model: Any) -> Iterator[None]:
+    """Let the parts of ``model`` that it names `between_attentions` run compiled."""
+    from torch._dynamo import config  # takes a second to import
+
+    parts = list(getattr(model, "between_attentions", ()))
+    with config.patch(recompile_limit=64):  # parts of one class share the count
+        try:
+            for part in parts:
+                part._compiled_call_impl = torch.compile(part._call_impl, dynamic=False)  # as `Module.compile` does
+            yield
+        finally:
+            for part in parts:
+                part._compiled_call_impl = None
+
+
 def _upload(given: np.ndarray, device: torch.device) -> Tensor:
     host = torch.from_numpy(given)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
-
-
-def _download(found: Tensor, logits: Tensor) -> Said:
-    return _said(found.cpu().numpy(), logits)
 
 
 def _said(found: np.ndarray, logits: Tensor) -> Said:

@@ -46,27 +46,28 @@ class PackedPrompts:
 
 @dataclass(frozen=True, eq=False)
 class SlottedTokens:
-    """The next w tokens of R pages, each in a slot of its own with all that came before; see `SlotCache`.
+    """The next w tokens of R pages, each behind all that came before of its page, as a `PageCache` keeps them.
 
     Attributes:
-        places: int64 [R, w], where in its slot each token stands.
-        mask: [R, 1, w, reach], added to the scores of attention; ``None`` for the fused kernel, which reads no slot
-            beyond its own length.
+        starts: int64 [R], where each page begins.
+        places: int64 [R, w], how far behind it each token stands.
+        mask: [R, 1, w, reach], added to the scores of attention over the first R slots of a `SlotCache`; ``None`` for
+            the fused kernel over a `PooledCache`, which reads no page beyond its own length.
     """
 
+    starts: Tensor
     places: Tensor
     mask: Tensor | None
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
-        """[R, w, heads, width] of ``queries`` [R, heads, w, width] and slots [slots, capacity, heads, width]."""
+        """[R, w, heads, width] of ``queries`` [R, heads, w, width] and all of a layer's keys and values."""
         rows, width = self.places.shape
         if self.mask is None:
-            capacity = keys.shape[1]
             lengths = (self.places[:, -1] + 1).int()
-            row_starts = torch.arange(rows + 1, dtype=torch.int32, device=queries.device)
-            flat = queries.transpose(1, 2).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
-            starts = row_starts * width, row_starts * capacity
-            seen = _fused(flat, starts, (width, capacity), scale, lengths)
+            each = torch.arange(0, (rows + 1) * width, width, dtype=torch.int32, device=queries.device)
+            begin = torch.cat([self.starts, self.starts[:1]]).int()  # where the last one ends is not asked for
+            flat = queries.transpose(1, 2).flatten(0, 1), keys, values
+            seen = _fused(flat, (each, begin), (width, len(keys)), scale, lengths)
             return seen.reshape(rows, width, *seen.shape[1:])
         reach = self.mask.shape[-1]
         keys, values = (part[:rows, :reach].transpose(1, 2) for part in (keys, values))
@@ -87,24 +88,24 @@ def pack(lengths: Sequence[int], device: torch.device, *, fused: bool) -> Packed
 
 
 def slotted(
-    places: Tensor, prompts: Tensor, reach: int | None, window: int | None, dtype: torch.dtype
+    starts: Tensor, places: Tensor, prompts: Tensor, reach: int | None, window: int | None, dtype: torch.dtype
 ) -> SlottedTokens:
-    """Tokens at ``places`` [R, w].
+    """Tokens at ``places`` [R, w] behind the ``starts`` [R] of their pages.
 
     Args:
         prompts: int64 [R, 1], length of each page's prompt, which a ``window`` does not hide.
-        reach: tokens of each slot that are looked at, at least all that there are; ``None`` for the fused kernel.
+        reach: tokens of each page that are looked at, at least all that there are; ``None`` for the fused kernel.
         window: how many of the answer's latest tokens a token sees, itself included; ``None`` for all.
         dtype: of the scores.
     """
     if reach is None:
-        return SlottedTokens(places, None)
+        return SlottedTokens(starts, places, None)
     columns = torch.arange(reach, device=places.device)
     seen = columns <= places[..., None]
     if window is not None:
         seen &= (columns < prompts[..., None]) | (columns > places[..., None] - window)
     hidden = torch.zeros(seen.shape, dtype=dtype, device=places.device)
-    return SlottedTokens(places, hidden.masked_fill_(~seen, torch.finfo(dtype).min)[:, None])
+    return SlottedTokens(starts, places, hidden.masked_fill_(~seen, torch.finfo(dtype).min)[:, None])
 
 
 def attend(

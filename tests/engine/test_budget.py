@@ -9,15 +9,24 @@ import pytest
 import torch
 
 from rtprune.engine import budget
-from rtprune.engine.budget import CPU_SHARE, PROMPT_TOKENS, affordable_slots, free_bytes, slots_that_fit
+from rtprune.engine.budget import CPU_SHARE, PROMPT_TOKENS, Budget, affordable, budget_for, free_bytes
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 
 
 @pytest.mark.parametrize(
-    ("free", "per_page", "most", "slots"), [(100, 10, 16, 10), (100, 1, 16, 16), (5, 10, 16, 1), (100, 0, 4, 4)]
+    ("free", "most", "pooled", "slots", "tokens"),
+    [
+        (10 * 9000, 16, False, 10, 90000),
+        (10 * 9000, 16, True, 16, 90000),  # pages that are as long as most are: all slots are taken
+        (10 * 9000, 64, True, 36, 90000),
+        (10**9, 16, True, 16, 16 * 9000),  # never more than all of the longest could take
+        (5, 16, False, 1, 9000),
+        (5, 16, True, 1, 9000),
+    ],
 )
-def test_as_many_as_fit_and_never_none(free: int, per_page: int, most: int, slots: int) -> None:
-    assert slots_that_fit(free, per_page, most) == slots
+def test_as_many_as_fit_and_never_none(free: int, most: int, pooled: bool, slots: int, tokens: int) -> None:
+    assert budget_for(free, 1, most, 9000, pooled=pooled) == Budget(slots, tokens)
+    assert budget_for(8 * free, 8, most, 9000, pooled=pooled) == Budget(slots, tokens)
 
 
 def test_a_token_takes_what_the_cache_holds_of_it(model: DeepSeekOcr) -> None:
@@ -32,15 +41,15 @@ def test_little_memory_gives_few_slots_and_a_warning(
     page = model.cache_bytes_per_token * (PROMPT_TOKENS + 500)
     monkeypatch.setattr(budget, "free_bytes", lambda device: math.ceil(3.5 * page / CPU_SHARE))
     with caplog.at_level(logging.INFO):
-        assert affordable_slots(model, 16, 500) == 3
-        assert affordable_slots(model, 2, 500) == 2
+        assert affordable(model, 16, 500).slots == 3
+        assert affordable(model, 2, 500).slots == 2
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "3 of 16 slots: the cache may take" in caplog.text
 
 
 def test_a_system_that_does_not_tell_is_taken_at_its_word(model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "free_bytes", lambda device: None)
-    assert affordable_slots(model, 16, 8192) == 16
+    assert affordable(model, 16, 8192).slots == 16
 
 
 def test_free_memory_is_a_sensible_number() -> None:
