@@ -61,7 +61,7 @@ class PageCache(ABC):
 
     @abstractmethod
     def write(self, starts: Tensor, places: Tensor, *, alone: bool) -> None:
-        """The next pass's tokens go to the ``places`` behind the ``starts``, int64 [R, w]; the starts are [R, 1] or alike.
+        """The next pass's tokens go to the ``places`` behind the ``starts`` of their pages, int64 of like shapes.
 
         Args:
             alone: whether they see each other and nothing else, as a prompt's do.
@@ -263,4 +263,4 @@ class PooledCache(PageCache):
 
 
 def _rounded(tokens: int) -> int:
-    return math.ceil(tokens / STEP) * STEP
+    return max(1, math.ceil(tokens / STEP)) * STEP
