@@ -12,8 +12,14 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration, UnlimitedOcrTextConfig
+from transformers import (
+    PreTrainedModel,
+    UnlimitedOcrConfig,
+    UnlimitedOcrForConditionalGeneration,
+    UnlimitedOcrTextConfig,
+)
 
 from rtprune.errors import ModelError
 from rtprune.models import preparation
@@ -21,10 +27,12 @@ from rtprune.models.answers import parse_grounded
 from rtprune.models.family import TransformersOcr
 from rtprune.models.protocol import Answer, Prompt, Views
 from rtprune.models.published import DEEPSEEK_OCR
+from rtprune.models.sam_attention import without_bias
 from rtprune.pruning import Cues, TokenLayout
 
 _IMAGE_TOKEN_ID = 128815
 _ATTENTION_BYTES = 2 * 2**30
+_ACTIVATIONS = 20  # of SAM's width, that are held for a patch at a time
 #: Settings other than sizes that a `language_config` may have, each with the only value this architecture allows.
 _FIXED = {
     "use_mla": False,
@@ -85,6 +93,11 @@ class DeepSeekOcr(TransformersOcr):
     def prepare(self, picture: Image, mode: str) -> Views:
         self.require("mode", mode, self.modes)
         return preparation.prepare(picture, mode)
+
+    def __init__(self, network: PreTrainedModel, tokenizer: Tokenizer, **described: Any) -> None:
+        super().__init__(network, tokenizer, **described)
+        if self.device.type == "cuda":  # a CPU is as fast with the bias written out
+            without_bias(network)
 
     @torch.inference_mode()
     def encode(self, views: Sequence[Views]) -> list[Tensor]:
@@ -158,16 +171,20 @@ class DeepSeekOcr(TransformersOcr):
     def _batches(self, views: Sequence[Views]) -> list[list[int]]:
         """Indices of views that go through the encoder together: of one size, and as many as memory holds.
 
-        SAM's global attention needs most of it: a float per head and pair of 16-pixel patches.
+        SAM needs most of it. With its bias written out that is a float per head and pair of 16-pixel patches, else
+        some activations per patch.
         """
-        heads = self.network.config.vision_config.sam_config.num_attention_heads
+        sam = self.network.config.vision_config.sam_config
+        written_out = self.device.type != "cuda"
         batches: list[list[int]] = []
         latest: dict[int, tuple[list[int], int]] = {}
         for index, view in enumerate(views):
             side = view.global_view.shape[-1]
             tile_count = 0 if view.tiles is None else len(view.tiles)
-            pairs = (side // 16) ** 4 + tile_count * (preparation.TILE_SIDE // 16) ** 4
-            cost = pairs * heads * self.dtype.itemsize
+            power = 4 if written_out else 2
+            patches = (side // 16) ** power + tile_count * (preparation.TILE_SIDE // 16) ** power
+            floats = sam.num_attention_heads if written_out else _ACTIVATIONS * sam.hidden_size
+            cost = patches * floats * self.dtype.itemsize
             batch, spent = latest.get(side, ([], 0))
             if not batch or spent + cost > _ATTENTION_BYTES:
                 batch, spent = [], 0
