@@ -15,7 +15,7 @@ _STRIP = 320  # pixels: a strip of this height stays in a CPU's cache while it i
 
 
 def l2_norms(features: Tensor) -> Tensor:
-    """l2 norm of each token of ``features`` [N, D]: float32 [N].
+    """l2 norm of each token of ``features`` [..., D]: float32 [...].
 
     Summed in float64 and rounded to float32, so that norms that are equal on paper are equal on every device, in every
     batch and in any order of summation. Ties can then be broken by position.
@@ -53,12 +53,23 @@ def density(view: Tensor, threshold: float, patch: int = 64) -> Tensor:
     # A CPU filters a few rows of patches at a time, which stay in its cache; a GPU is fastest with the whole view.
     strip_height = max(1, _STRIP // patch) * patch
     strips = torch.split(view, strip_height, dim=1) if view.device.type == "cpu" else (view,)
-    edges = torch.stack([_edges(strip, threshold, patch) for strip in strips]).sum(dtype=torch.float64)
+    edges = torch.stack([_edges(strip, threshold, patch).sum() for strip in strips]).sum()
     return edges / (height * width)  # all patches have the same size: the mean of means is the mean
 
 
+def densities(views: Tensor, threshold: float, patch: int = 64) -> Tensor:
+    """`density` of each of the ``views`` [B, 3, H, W], at once: float64 [B]."""
+    height, width = views.shape[-2:]
+    tall = views.transpose(0, 1).reshape(3, -1, width)  # patches are filtered apart, those of all views alike
+    edges = _edges(tall, threshold, patch).view(len(views), -1).sum(dim=1)
+    return edges / (height * width)
+
+
 def _edges(strip: Tensor, threshold: float, patch: int) -> Tensor:
-    """Number of edge pixels in ``strip`` [3, H, W], each patch filtered alone; NaN if it is not finite."""
+    """float64 [H / patch, W / patch]: edge pixels of each patch of ``strip`` [3, H, W], each filtered alone.
+
+    NaN where a patch is not finite.
+    """
     red, green, blue = strip.float()
     luma = torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
     rows, columns = luma.shape[0] // patch, luma.shape[1] // patch
@@ -73,5 +84,5 @@ def _edges(strip: Tensor, threshold: float, patch: int) -> Tensor:
     rising = fours[..., :-1, 1:] - fours[..., 1:, :-1]
     half_square = falling.square_().addcmul_(rising, rising)
     # float32 counts a patch's pixels exactly
-    edges = half_square.gt_(threshold * abs(threshold) / 2.0).sum(dim=(-2, -1)).sum(dtype=torch.float64)
-    return edges + 0.0 * luma.sum()
+    edges = half_square.gt_(threshold * abs(threshold) / 2.0).sum(dim=(-2, -1))
+    return edges.double() + 0.0 * patches.sum(dim=(-2, -1))

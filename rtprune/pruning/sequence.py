@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from rtprune.pruning import together, tokens
 from rtprune.pruning.layout import TokenLayout
 from rtprune.pruning.methods import MERGES, METHODS, SCORES, MergeName, ScoreName
 from rtprune.pruning.ratio import density, similarity
@@ -119,7 +122,6 @@ class _Begun:
 
     features: Tensor
     layout: TokenLayout
-    view: Tensor | None
     tokens: FreeTokens
     numbers: Tensor
 
@@ -161,9 +163,11 @@ def prune_batch(
     config: PruneConfig | None = None,
     cues: Sequence[Cues | None] | None = None,
 ) -> list[Pruned]:
-    """Prune several images of any layouts, each as `prune` does, bit for bit; arguments and errors as there.
+    """Prune several images of any layouts, each as `prune` does; arguments and errors as there.
 
-    All images are on one device. It is waited for once, as the lengths after pruning depend on the images.
+    All images are on one device. It is waited for once, as the lengths after pruning depend on the images. On a CPU
+    each image's result is the same, bit for bit, in any company; on a GPU images of one layout are padded to one size,
+    and sums may round otherwise: the same tokens stay, with features that are equal to rounding.
     """
     config = PruneConfig() if config is None else config
     views = [None] * len(features) if views is None else views
@@ -173,12 +177,78 @@ def prune_batch(
             f"there must be as many layouts, views and cues as features, got {len(features)} features, "
             f"{len(layouts)} layouts, {len(views)} views, {len(cues)} cues"
         )
-    begun = [_begin(*image, config) for image in zip(features, layouts, views, cues, strict=True)]
-    if not begun:
+    if not features:
         return []
+    if together.can_prune(config) and _device(features) not in tokens.CACHED:
+        return _together(features, layouts, views, config)
+    begun = [_begin(*image, config) for image in zip(features, layouts, views, cues, strict=True)]
     sizes = [one.numbers.numel() for one in begun]
     numbers = torch.split(torch.cat([one.numbers for one in begun]).cpu(), sizes)  # the only wait for the device
     return [_finish(one, known, config) for one, known in zip(begun, numbers, strict=True)]
+
+
+def _together(
+    features: Sequence[Tensor],
+    layouts: Sequence[TokenLayout],
+    views: Sequence[Tensor | None],
+    config: PruneConfig,
+) -> list[Pruned]:
+    """Images that are alike in one pass."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, (mine, layout) in enumerate(zip(features, layouts, strict=True)):
+        _check_features(mine, layout)
+        groups.setdefault((layout, mine.shape, mine.dtype), []).append(index)
+    begun = []
+    for indices in groups.values():
+        layout = layouts[indices[0]]
+        needed = [_checked_view(views[index], layout) if config.ratio == "dynamic" else None for index in indices]
+        begun.append(together.begin([features[index] for index in indices], layout, needed, config))
+    sizes = [images.numbers.numel() for images in begun]
+    known = torch.split(torch.cat([images.numbers.flatten() for images in begun]).cpu(), sizes)  # the only wait
+    found: dict[int, Pruned] = {}
+    for indices, images, numbers in zip(groups.values(), begun, known, strict=True):
+        given = [features[index] for index in indices]
+        found |= zip(indices, _selected(given, images, numbers.view(images.numbers.shape).numpy(), config), strict=True)
+    return [found[index] for index in range(len(features))]
+
+
+def _device(features: Sequence[Tensor]) -> str:
+    """The kind of device that the features are on; a CPU's where what is given are none."""
+    return features[0].device.type if isinstance(features[0], Tensor) else "cpu"
+
+
+def _selected(
+    given: Sequence[Tensor], images: together.Images, numbers: NDArray[np.float64], config: PruneConfig
+) -> list[Pruned]:
+    """Images of the ``given`` features whose ``numbers`` are known, on the CPU."""
+    dynamic, layout = config.ratio == "dynamic", images.layout
+    for mine, row in zip(given, numbers, strict=True):
+        _require_finite(mine, layout, row[together.SUM], row[together.DENSITY] if dynamic else None)
+    ratios, counts = together.ratios_and_counts(numbers, config)
+    selected = together.select(layout, numbers[:, together.ORDER :].astype(np.int64), counts)
+    lengths = [len(one.positions) for one in selected]
+    pruned = list(given)
+    if any(length < layout.length for length in lengths):
+        pruned = list(torch.split(together.merge(images, numbers, selected, config), lengths))
+    positions = torch.from_numpy(np.concatenate([one.positions for one in selected])).to(given[0].device)
+    return [
+        Pruned(
+            mine if length == layout.length else left,
+            where,
+            PruneFacts(
+                similarity=float(row[together.SIMILARITY]) if dynamic else None,
+                density=float(row[together.DENSITY]) if dynamic else None,
+                ratio=ratio,
+                tokens_before=layout.length,
+                tokens_after=length,
+                free_before=numbers.shape[1] - together.ORDER,
+                free_after=count,
+            ),
+        )
+        for mine, left, where, row, ratio, count, length in zip(
+            given, pruned, torch.split(positions, lengths), numbers, ratios, counts, lengths, strict=True
+        )
+    ]
 
 
 def _begin(
@@ -200,14 +270,14 @@ def _begin(
             f"the method {config.method!r} must order all {layout.free_count} free tokens, "
             f"got an order of shape {list(order.shape)}"
         )
-    return _Begun(features, layout, view, tokens, torch.cat([measured, order.double()]))
+    return _Begun(features, layout, tokens, torch.cat([measured, order.double()]))
 
 
 def _finish(begun: _Begun, numbers: Tensor, config: PruneConfig) -> Pruned:
     """Prune an image whose ``numbers`` are known, on the CPU."""
     features_sum, similar, dense = numbers[:3].tolist()
-    _require_finite(begun, features_sum, dense)
     dynamic = config.ratio == "dynamic"
+    _require_finite(begun.features, begun.layout, features_sum, dense if dynamic else None)
     ratio = similar * (1.0 - dense) if dynamic else float(config.ratio)
     order = numbers[3:].long()
     free_count, length = len(order), begun.layout.length
@@ -266,12 +336,12 @@ def _check_features(features: Tensor, layout: TokenLayout) -> None:
         )
 
 
-def _require_finite(begun: _Begun, features_sum: float, dense: float) -> None:
+def _require_finite(features: Tensor, layout: TokenLayout, features_sum: float, dense: float | None) -> None:
     """A finite sum shows at little cost that all features are finite; any other may be an overflow and is checked."""
-    if not math.isfinite(features_sum) and not bool(begun.features.isfinite().all()):
-        bad = int((~begun.features.isfinite()).any(dim=-1).sum())
-        raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {begun.layout.length} tokens")
-    if begun.view is not None and not math.isfinite(dense):
+    if not math.isfinite(features_sum) and not bool(features.isfinite().all()):
+        bad = int((~features.isfinite()).any(dim=-1).sum())
+        raise ValueError(f"features must be finite, got NaN or infinity in {bad} of {layout.length} tokens")
+    if dense is not None and not math.isfinite(dense):
         raise ValueError("view must be finite and in [-1, 1], got NaN, infinity or numbers near it")
 
 

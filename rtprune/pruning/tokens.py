@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+#: Kinds of device that are fastest with as much as their caches hold, and take images one by one for that.
+CACHED = ("cpu",)
 _BLOCK = 64  # rows that are multiplied at a time
 
 
@@ -46,7 +48,7 @@ class FreeTokens:
     @cached_property
     def cosines(self) -> Tensor:
         """float32 [P, P]: cosine of each pair."""
-        return _gram(self.units)
+        return gram(self.units)
 
     def take(self, indices: Tensor) -> Tensor:
         """A copy of the tokens ``indices`` [M]: [M, D]."""
@@ -59,10 +61,15 @@ class FreeTokens:
         return self.units.index_select(0, rows) @ self.units.index_select(0, columns).T
 
 
-def _gram(units: Tensor) -> Tensor:
-    """``units @ units.T``. A CPU computes one half and copies it to the other, which takes two thirds of the time."""
-    if units.device.type != "cpu":
-        return units @ units.T
+def gram(units: Tensor) -> Tensor:
+    """``units @ units.T`` of ``units`` [P, D] or [B, P, D].
+
+    A CPU computes one half and copies it to the other, which takes two thirds of the time.
+    """
+    if units.device.type not in CACHED:
+        return units @ units.mT
+    if units.ndim == 3:
+        return torch.stack([gram(mine) for mine in units])
     count = len(units)
     products = units.new_empty(count, count)
     for begin in range(0, count, _BLOCK):
@@ -73,7 +80,7 @@ def _gram(units: Tensor) -> Tensor:
 
 
 def unit_tokens(features: Tensor) -> Tensor:
-    """``features`` [N, D] scaled to norm 1: float32 [N, D]. A token of norm zero stays zero: it resembles nothing."""
+    """``features`` [..., D] scaled to norm 1: float32 [..., D]. A zero token stays zero and resembles nothing."""
     # Scaling by the largest value first keeps the squares of very large and very small features in range.
     wide = features.float()
     largest = wide.abs().amax(dim=-1, keepdim=True)

@@ -9,12 +9,13 @@ from typing import Literal
 import ot
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Solver = Literal["scaling", "pot"]
 
 _TOLERANCE = 1e-9  # largest error of a marginal, of which the smallest is 1
 _MAX_ITERATIONS = 1000
-_WIDEST = 16.0  # range of exponents within which scaling converges soon; wider ones are left to the log domain
+WIDEST = 16.0  # range of exponents within which scaling converges soon; wider ones are left to the log domain
 
 
 def transport_plan(scores: Tensor, dustbin: float, regularisation: float, solver: Solver = "scaling") -> Tensor:
@@ -41,12 +42,12 @@ def by_scaling(scores: Tensor, dustbin: float, regularisation: float) -> Tensor:
     """
     top, bottom = max(1.0, dustbin), min(-1.0, dustbin)
     spread = (top - bottom) / regularisation
-    if spread > _WIDEST:
+    if spread > WIDEST:
         return by_pot(scores, dustbin, regularisation)
     kernel = scores.double().sub_(top).div_(regularisation).exp_()
     bin_kernel = math.exp((dustbin - top) / regularisation)
     # looking at a GPU's result would mean waiting for it: there, take as many steps as any scores can need
-    return _scaled(kernel, bin_kernel, _enough_steps(spread), watch=not scores.is_cuda)
+    return _scaled(kernel, bin_kernel, enough_steps(spread), watch=not scores.is_cuda)
 
 
 def _scaled(kernel: Tensor, bin_kernel: float, steps: int, *, watch: bool) -> Tensor:
@@ -90,14 +91,47 @@ def by_pot(scores: Tensor, dustbin: float, regularisation: float) -> Tensor:
 SOLVERS: dict[Solver, Callable[[Tensor, float, float], Tensor]] = {"scaling": by_scaling, "pot": by_pot}
 
 
-def _enough_steps(spread: float) -> int:
-    """Steps after which Sinkhorn's scaling has converged whatever the scores.
+def scaled_plans(
+    scores: Tensor,
+    row_masses: Tensor,
+    column_masses: Tensor,
+    dustbin: float,
+    regularisation: float,
+    *,
+    top: float,
+    steps: int,
+) -> Tensor:
+    """Plans of B images at once: float64 [B, M, N], zero where an image is padded.
+
+    Args:
+        scores: float64 [B, M, N]; any numbers where an image is padded. It is overwritten.
+        row_masses: float64 [B, M + 1], 0 where an image is padded; the dustbin's last.
+        column_masses: float64 [B, N + 1], likewise.
+        top: the largest score, to keep exponents from growing.
+        steps: of scaling, see `enough_steps`.
+    """
+    exponents = functional.pad(scores, (0, 1, 0, 1), value=dustbin)
+    kernel = exponents.sub_(top).div_(regularisation).exp_()
+    # what is padded has no mass: it is scaled by zero, and takes no part in any sum
+    turned, row_masses, column_masses = kernel.mT, row_masses[..., None], column_masses[..., None]
+    columns = (column_masses > 0).double()
+    for _ in range(steps):
+        rows = row_masses / (kernel @ columns)
+        columns = column_masses / (turned @ rows)
+    plan: Tensor = (kernel[:, :-1, :-1] * rows[:, :-1]).mul_(columns[:, :-1].mT)
+    return plan
+
+
+def enough_steps(spread: float, tolerance: float = _TOLERANCE) -> int:
+    """Steps after which Sinkhorn's scaling has converged whatever the scores in a range of ``spread``.
 
     Each step brings the scalings nearer to their limit by tanh(spread / 2)^2 in Hilbert's metric, where they start at
     most 2 spread away (Franklin and Lorenz, 1989).
     """
     rate = math.tanh(spread / 2.0) ** 2
-    return min(_MAX_ITERATIONS, math.ceil(math.log(_TOLERANCE / (2.0 * spread)) / math.log(rate)))
+    if rate == 0.0:
+        return 1
+    return max(1, min(_MAX_ITERATIONS, math.ceil(math.log(tolerance / (2.0 * spread)) / math.log(rate))))
 
 
 def merge(

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import UnlimitedOcrForConditionalGeneration
 
 from rtprune.bench.random_model import FULL_SIZE, character_tokenizer
@@ -28,11 +27,9 @@ from rtprune.models.attention import PackedPrompts, pack
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.settings import ReadSettings
 from tests.engine.test_decoding import random_prompt
+from tests.operations import Operations
 
 FUSED = Kernels(fused=True)
-#: What gives a device nothing to do.
-FREE = {"device", "view", "expand", "slice", "transpose", "unsqueeze", "squeeze", "permute", "select", "split", "t"}
-FREE |= {"alias", "reshape", "flatten", "chunk", "empty_like"}
 
 
 def flash(
@@ -140,20 +137,6 @@ def test_each_token_is_as_probable_as_the_decoder_says(model: DeepSeekOcr, promp
     logits, _ = model.decoder(embeddings[None], positions, torch.ones(1, len(embeddings)), None, len(page.ids))
     wanted = logits[0].log_softmax(dim=-1).gather(1, torch.tensor(page.ids)[:, None])[:, 0]
     assert page.log_probabilities == pytest.approx(wanted.tolist(), abs=1e-4)
-
-
-class Operations(TorchDispatchMode):
-    """Counts what a device would be given to do; views are free."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name().split("::")[1].split(".")[0].strip("_")
-        if name not in FREE:
-            self.counts[name] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def full_size(mode: FakeTensorMode) -> DeepSeekOcr:

@@ -13,7 +13,7 @@ from transformers import UnlimitedOcrForConditionalGeneration
 from rtprune.bench.random_model import FULL_SIZE
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.sam_attention import without_bias
-from tests.engine.test_step import Operations
+from tests.operations import Operations
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "mlp_dim": 64, "window_size": 5}
 

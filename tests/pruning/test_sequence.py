@@ -175,7 +175,7 @@ def test_settings_out_of_range_are_refused_by_name(field: dict[str, Any]) -> Non
     ),
     ratio=st.just("dynamic") | st.floats(0, 1),
 )
-def test_a_ragged_batch_is_pruned_bit_for_bit_as_its_images_alone(images: list[Any], ratio: Any) -> None:
+def test_on_a_cpu_a_ragged_batch_is_pruned_bit_for_bit_as_its_images_alone(images: list[Any], ratio: Any) -> None:
     features, layouts, views = [], [], []
     for grid, tiles, dtype, seed in images:
         generator = torch.Generator().manual_seed(seed)

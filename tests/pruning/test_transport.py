@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtprune.pruning.transport import _enough_steps, _scaled, merge, transport_plan
+from rtprune.pruning.transport import _scaled, enough_steps, merge, transport_plan
 
 
 def test_one_kept_and_one_dropped_by_hand() -> None:
@@ -64,7 +64,7 @@ def test_the_steps_taken_without_looking_are_enough(spread: float, kind: str) ->
     generator = torch.Generator().manual_seed(3)
     shares = torch.rand(50, 20, dtype=torch.float64, generator=generator)
     kernel = torch.exp(-spread * (shares.round() if kind == "ends" else shares))
-    plan = _scaled(kernel, math.exp(-0.4 * spread), _enough_steps(spread), watch=False)
+    plan = _scaled(kernel, math.exp(-0.4 * spread), enough_steps(spread), watch=False)
     exact = _scaled(kernel, math.exp(-0.4 * spread), 2000, watch=False)
     assert float((plan - exact).abs().max()) < 1e-8
 
