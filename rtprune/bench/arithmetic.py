@@ -69,9 +69,9 @@ class Arithmetic:
 
     def encode(self, views: Views) -> float:
         """FLOPs of both encoders and the projector, over the global view and the tiles."""
-        sides = [views.global_view.shape[-1]]
-        if views.tiles is not None:
-            sides += [views.tiles.shape[-1]] * len(views.tiles)
+        sides = [views.pixels.shape[-1]]
+        if views.tile_pixels is not None:
+            sides += [views.tile_pixels.shape[-1]] * views.tile_count
         return float(sum(self._sam_flops(side) + self._clip_flops(side) for side in sides))
 
     def step_bytes(self, lengths: Sequence[float]) -> float:

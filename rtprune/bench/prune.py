@@ -83,7 +83,7 @@ def bench_prune(model: OcrModel | None = None, *, repeats: int = 20, device: str
 
 
 def _cost(features: Tensor, views: Views, model: OcrModel | None, repeats: int, place: torch.device) -> PruneCost:
-    view = views.global_view.to(place)
+    view = views.to(place).global_view
     pruned = prune(features, views.layout, view)
     ours = measured(lambda: prune(features, views.layout, view), repeats, place)
     published = measured(lambda: prune_as_published(features, views.layout, view), repeats, place)

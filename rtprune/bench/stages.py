@@ -149,7 +149,7 @@ class Batch:
     def _pruned(self, pruning: PruneConfig) -> list[Pruned]:
         found = []
         for views, features in self._pages:
-            view = views.global_view.to(self._model.device) if pruning.ratio == "dynamic" else None
+            view = views.to(self._model.device).global_view if pruning.ratio == "dynamic" else None
             found.append(prune(features, views.layout, view, pruning))
         return found
 

@@ -274,7 +274,7 @@ class Engine:
         return prune_batch(
             features,
             [each.layout for each in views],
-            [each.global_view.to(self.model.device) if dynamic else None for each in views],
+            [each.to(self.model.device).global_view if dynamic else None for each in views],
             pruning,
             [self._cues(each, pruning) for each in views],
         )
@@ -300,6 +300,8 @@ class Engine:
 
     def _encode(self, pages: Sequence[tuple[Strategy, PreparedPage]]) -> list[_Encoded]:
         start = clock_ms(self.model.device)
+        # pruning looks at the same pixels: they are uploaded once
+        pages = [(way, replace(page, views=page.views.to(self.model.device))) for way, page in pages]
         features = self.model.encode([page.views for _, page in pages])
         share = (clock_ms(self.model.device) - start) / len(pages)
         return [

@@ -25,7 +25,7 @@ from rtprune.errors import ModelError
 from rtprune.models import preparation
 from rtprune.models.answers import parse_grounded
 from rtprune.models.family import TransformersOcr
-from rtprune.models.protocol import Answer, Prompt, Views
+from rtprune.models.protocol import Answer, Prompt, Views, normalised
 from rtprune.models.published import DEEPSEEK_OCR
 from rtprune.models.sam_attention import without_bias
 from rtprune.pruning import Cues, TokenLayout
@@ -160,11 +160,12 @@ class DeepSeekOcr(TransformersOcr):
 
     def _image_inputs(self, views: Sequence[Views]) -> dict[str, Any]:
         """Arguments of the network's ``get_image_features``."""
-        tiles = [view.tiles for view in views if view.tiles is not None]
+        views = [view.to(self.device) for view in views]
+        tiles = [view.tile_pixels for view in views if view.tile_pixels is not None]
         return {
-            "pixel_values": torch.stack([view.global_view for view in views]).to(self.device, self.dtype),
-            "pixel_values_local": torch.cat(tiles).to(self.device, self.dtype) if tiles else None,
-            "num_local_patches": [0 if view.tiles is None else len(view.tiles) for view in views],
+            "pixel_values": normalised(torch.stack([view.pixels for view in views])).to(self.dtype),
+            "pixel_values_local": normalised(torch.cat(tiles)).to(self.dtype) if tiles else None,
+            "num_local_patches": [view.tile_count for view in views],
             "patches_grid": [view.grid for view in views],
         }
 
@@ -179,8 +180,7 @@ class DeepSeekOcr(TransformersOcr):
         batches: list[list[int]] = []
         latest: dict[int, tuple[list[int], int]] = {}
         for index, view in enumerate(views):
-            side = view.global_view.shape[-1]
-            tile_count = 0 if view.tiles is None else len(view.tiles)
+            side, tile_count = view.pixels.shape[-1], view.tile_count
             power = 4 if written_out else 2
             patches = (side // 16) ** power + tile_count * (preparation.TILE_SIDE // 16) ** power
             floats = sam.num_attention_heads if written_out else _ACTIVATIONS * sam.hidden_size

@@ -109,7 +109,7 @@ class DeepSeekOcr2(DeepSeekOcr):
         batches: list[list[int]] = []
         room = 0
         for index, view in enumerate(views):
-            tile_count = 0 if view.tiles is None else len(view.tiles)
+            tile_count = view.tile_count
             cost = ((_VIEW_SIDE // 16) ** 4 + tile_count * (_TILE_SIDE // 16) ** 4) * heads * self.dtype.itemsize
             if not batches or cost > room:
                 batches.append([])

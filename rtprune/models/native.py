@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rtprune.errors import DocumentError, Reason
-from rtprune.models.preparation import normalise
+from rtprune.models.preparation import levels
 from rtprune.models.protocol import Views
 from rtprune.pruning import TokenLayout
 
@@ -34,9 +34,9 @@ def prepare(picture: Image.Image, tokens: Callable[[int, int], tuple[int, int]])
     upright = ImageOps.exif_transpose(picture).convert("RGB")
     columns, rows = tokens(*upright.size)
     size = columns * PIXELS_PER_TOKEN, rows * PIXELS_PER_TOKEN
-    view = normalise(upright.resize(size, Image.Resampling.BICUBIC))
+    pixels = levels(upright.resize(size, Image.Resampling.BICUBIC))
     layout = TokenLayout.plain(columns, rows, PIXELS_PER_TOKEN)
-    return Views(MODE, view, None, (1, 1), layout, (0, 0, *size), upright.size)
+    return Views(MODE, pixels, None, (1, 1), layout, (0, 0, *size), upright.size)
 
 
 def clip_pixels(view: Tensor) -> Tensor:

@@ -71,14 +71,12 @@ def prepare(
     sequence = layout(
         size.side // PIXELS_PER_TOKEN, None if tiles is None else grid, size.tile_side // PIXELS_PER_TOKEN
     )
-    return Views(mode, normalise(view), tiles, grid, sequence, content_box, upright.size)
+    return Views(mode, levels(view), tiles, grid, sequence, content_box, upright.size)
 
 
-def normalise(view: Image.Image) -> Tensor:
-    """float32 [3, H, W] in [-1, 1] of an RGB picture: (x / 255 - 0.5) / 0.5."""
-    pixels = np.asarray(view, dtype=np.float32)
-    scaled = (pixels / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+def levels(view: Image.Image) -> Tensor:
+    """uint8 [3, H, W] of an RGB picture."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(view, dtype=np.uint8).transpose(2, 0, 1)))
 
 
 def tile_grid(width: int, height: int, most_tiles: int = MOST_TILES, tile_side: int = TILE_SIDE) -> tuple[int, int]:
@@ -139,4 +137,4 @@ def _tiles(picture: Image.Image, grid: tuple[int, int], side: int) -> Tensor:
         for row in range(rows)
         for column in range(columns)
     )
-    return torch.stack([normalise(stitched.crop(box)) for box in boxes])
+    return torch.stack([levels(stitched.crop(box)) for box in boxes])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from rtprune.models.card import Family, ModelCard
 from rtprune.models.checkpoint import Checkpoint
@@ -24,8 +24,8 @@ class Views:
 
     Attributes:
         mode: name of the view size.
-        global_view: float32 [3, H, W] in [-1, 1]: the whole picture.
-        tiles: float32 [T, 3, S, S] in [-1, 1], row by row, or ``None`` where the picture is not cut.
+        pixels: [3, H, W], the whole picture: 8-bit levels, or floats in [-1, 1].
+        tile_pixels: [T, 3, S, S], row by row, likewise; ``None`` where the picture is not cut.
         grid: (columns, rows) of the tiles; (1, 1) where there are none.
         layout: what stands at each of the L positions of the visual sequence.
         content_box: (left, top, width, height) of the picture within the global view, in its pixels.
@@ -33,12 +33,51 @@ class Views:
     """
 
     mode: str
-    global_view: Tensor
-    tiles: Tensor | None
+    pixels: Tensor
+    tile_pixels: Tensor | None
     grid: tuple[int, int]
     layout: TokenLayout
     content_box: tuple[int, int, int, int]
     picture_size: tuple[int, int]
+
+    @property
+    def global_view(self) -> Tensor:
+        """float32 [3, H, W] in [-1, 1]: the whole picture, on the device that its pixels are on."""
+        return normalised(self.pixels)
+
+    @property
+    def tiles(self) -> Tensor | None:
+        """float32 [T, 3, S, S] in [-1, 1], row by row, or ``None`` where the picture is not cut."""
+        return None if self.tile_pixels is None else normalised(self.tile_pixels)
+
+    @property
+    def tile_count(self) -> int:
+        """Number T of the tiles."""
+        return 0 if self.tile_pixels is None else len(self.tile_pixels)
+
+    def to(self, device: torch.device) -> Views:
+        """The same on ``device``, in the one upload that its pixels need."""
+        return replace(self, pixels=_moved(self.pixels, device), tile_pixels=_moved(self.tile_pixels, device))
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """``pixels`` as float32 in [-1, 1]: (x / 255 - 0.5) / 0.5 of 8-bit levels, the same numbers on any device."""
+    if pixels.is_floating_point():
+        return pixels
+    levels = pixels.float()
+    # a GPU multiplies by the reciprocal of a plain number, which rounds otherwise
+    return (levels / levels.new_full((), 255.0)).sub_(0.5).div_(0.5)
+
+
+@overload
+def _moved(pixels: Tensor, device: torch.device) -> Tensor: ...
+@overload
+def _moved(pixels: None, device: torch.device) -> None: ...
+def _moved(pixels: Tensor | None, device: torch.device) -> Tensor | None:
+    if pixels is None or pixels.device == device:
+        return pixels
+    pinned = pixels.pin_memory() if device.type == "cuda" else pixels
+    return pinned.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,11 @@ def _panels(views: Views) -> Iterator[_Panel]:
     columns, rows = views.layout.grid
     tile_tokens, view_tokens = np.split(free, [len(free) - columns * rows])
     yield _Panel(_picture(views.global_view), view_tokens.reshape(rows, columns))
-    if views.tiles is not None:
+    tiles = views.tiles
+    if tiles is not None:
         columns, rows = views.grid
-        tile = Image.new("RGB", (columns * views.tiles.shape[-1], rows * views.tiles.shape[-1]))
-        for index, pixels in enumerate(views.tiles):
+        tile = Image.new("RGB", (columns * tiles.shape[-1], rows * tiles.shape[-1]))
+        for index, pixels in enumerate(tiles):
             row, column = divmod(index, columns)
             tile.paste(_picture(pixels), (column * pixels.shape[-1], row * pixels.shape[-1]))
         yield _Panel(tile, tile_tokens.reshape(-1, tile.width // views.layout.patch))

@@ -154,7 +154,7 @@ class TestEncode:
         assert view.tiles is not None
         changed_tiles = view.tiles.clone()
         changed_tiles[3] = -changed_tiles[3]  # row 1, column 1
-        changed = Views(**(vars(view) | {"tiles": changed_tiles}))
+        changed = Views(**(vars(view) | {"tile_pixels": changed_tiles}))
         moved = (model.encode([view])[0] - model.encode([changed])[0]).abs().amax(dim=1) > 1e-6
         stitched = moved[: 30 * 21].reshape(30, 21)
         expected = torch.zeros(30, 21, dtype=torch.bool)

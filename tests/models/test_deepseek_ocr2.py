@@ -114,7 +114,7 @@ def test_tiles_come_first_one_after_the_other_and_the_separator_last(reader: Rea
     assert view.tiles is not None
     tiles = view.tiles.clone()
     tiles[1] = -tiles[1]
-    changed = reader.model.encode([Views(**(vars(view) | {"tiles": tiles}))])[0]
+    changed = reader.model.encode([Views(**(vars(view) | {"tile_pixels": tiles}))])[0]
     moved = ((tokens - changed).abs().amax(dim=1) > 1e-6).nonzero().flatten().tolist()
     assert moved == list(range(144, 288))
     separator = reader.model.network.model.view_separator

@@ -23,6 +23,7 @@ from rtprune.engine import Engine
 from rtprune.errors import DocumentError, ModelError, UsageError
 from rtprune.models import describe, glm_ocr, lighton_ocr, load_model, preparation
 from rtprune.models.family import published_state_dict
+from rtprune.models.protocol import normalised
 from rtprune.models.weights import read_tensors, require_fit, save_tensors
 from rtprune.pruning import PruneConfig, TokenLayout, prune
 from rtprune.settings import ReadSettings
@@ -344,7 +345,7 @@ class TestTiledPreparation:
             columns, rows = views.grid
             across, down = reader.case.tile_side * columns, reader.case.tile_side * rows
             stitched = views.tiles.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).reshape(3, down, across)
-            assert torch.equal(stitched, preparation.normalise(page.resize((across, down))))
+            assert torch.equal(stitched, normalised(preparation.levels(page.resize((across, down)))))
 
     @tiled
     def test_base_is_the_global_view_alone(self, reader: Reader) -> None:
@@ -461,7 +462,7 @@ class TestNativePreparation:
         view = reader.model.prepare(picture(0, 5 * 28, 3 * 28), "native")
         changed = view.global_view.clone()
         changed[:, 28:56, 84:112] *= -1
-        other = type(view)(**(vars(view) | {"global_view": changed}))
+        other = type(view)(**(vars(view) | {"pixels": changed}))
         before, after = (reader.model.encode([one])[0] for one in (view, other))
         assert ((before - after).abs().amax(dim=1) > 1e-6).nonzero().flatten().tolist() == [1 * 5 + 3]
 

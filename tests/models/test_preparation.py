@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from rtprune.errors import DocumentError
-from rtprune.models.preparation import MODES, content_box, normalise, prepare, tile_grid
+from rtprune.models.preparation import MODES, content_box, levels, prepare, tile_grid
+from rtprune.models.protocol import normalised
 from rtprune.pruning import TokenLayout
 from tests.reference import synthetic_picture
 
@@ -85,8 +86,8 @@ def test_the_reference_holds_no_picture_that_is_not_tested(original: dict[str, A
 
 
 def test_every_grey_level_is_normalised_exactly() -> None:
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    view = normalise(Image.fromarray(np.stack([levels] * 3, axis=-1)))
+    shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    view = normalised(levels(Image.fromarray(np.stack([shades] * 3, axis=-1))))
     by_hand = [(np.float32(level) / np.float32(255) - np.float32(0.5)) / np.float32(0.5) for level in range(256)]
     assert view.shape == (3, 16, 16)
     assert view.dtype == torch.float32
