@@ -12,6 +12,7 @@ from torch import nn
 BOS, EOS, PAD, IMAGE = 0, 1, 2, 3
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 FIRST_CHARACTER = 4
+_IDS = {character: FIRST_CHARACTER + index for index, character in enumerate(CHARACTERS)}
 PROMPT = "\nFree OCR."
 
 CONFIG: dict[str, Any] = {
@@ -62,7 +63,10 @@ CONFIG: dict[str, Any] = {
 
 def character_ids(text: str) -> list[int]:
     """Token ids of ``text``, one per character. Raises ``ValueError`` for a character outside the alphabet."""
-    return [FIRST_CHARACTER + CHARACTERS.index(character) for character in text]
+    try:
+        return [_IDS[character] for character in text]
+    except KeyError as error:
+        raise ValueError(f"the alphabet has no {error.args[0]!r}") from error
 
 
 def tokenizer() -> Tokenizer:

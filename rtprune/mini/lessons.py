@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtprune.mini.architecture import BOS, CHARACTERS, EOS, IMAGE, PAD, PROMPT, character_ids
+from rtprune.mini.architecture import BOS, CHARACTERS, EOS, FIRST_CHARACTER, IMAGE, PAD, PROMPT, character_ids
 from rtprune.mini.generator import Page
 from rtprune.pruning import TokenLayout
 from rtprune.pruning.selection import survivors
@@ -19,6 +19,7 @@ PATCH, TOKEN = 16, 64  # pixels per SAM patch and per visual token
 CELL_WIDTH, CELL_HEIGHT = 8, 16  # a cell holds at most one character's middle
 CELLS = (TOKEN // CELL_HEIGHT) * (TOKEN // CELL_WIDTH)
 BLANK_WEIGHT = 0.05  # most cells are blank; they must not drown the rest
+_SPACE = CHARACTERS.index(" ")
 CLASSES = len(CHARACTERS)  # class 0 (the newline's place) means blank
 LINES, COUNTS = 24, 64  # more than a page and a line hold
 IGNORED = -100
@@ -30,7 +31,7 @@ class Batch:
     """Pages as tensors. B pages, G x G visual tokens (G = 8 at 512 px), N text tokens.
 
     Attributes:
-        pixels: [B, 3, S, S] float32, normalised.
+        pixels: [B, S, S] uint8, grey levels; see `normalised`.
         patch_cells: [B, S/16, S/16, 2] int64, character class in the left and right half of each patch.
         token_cells: [B, G*G, 32] int64, the same classes grouped by visual token, row by row.
         text_tokens: [B, G*G] bool, tokens with a character's middle in them.
@@ -61,6 +62,20 @@ class Batch:
     token_line: Tensor
     token_count: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return Batch(**moved)
+
+    def pin_memory(self) -> Batch:
+        """The same where a GPU fetches it from, as a loader of pages asks for it."""
+        return Batch(**{name: value.pin_memory() for name, value in vars(self).items()})
+
+    @property
+    def normalised(self) -> Tensor:
+        """float32 [B, 3, S, S], the pixels in [-1, 1] as the encoder takes them."""
+        return ((self.pixels.float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1)
+
 
 def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0, pruned_share: float = 0.0) -> Batch:
     """Tensors of ``pages``.
@@ -80,9 +95,8 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0, 
     pruned = _prune_blanks(torch.from_numpy(ink), grid, rng, pruned_share)
     gaze[pruned.gather(1, gaze.clamp(min=0))] = -1
     lines, counts = zip(*(_numbering(page, grid) for page in pages), strict=True)
-    pixels = torch.from_numpy((pictures.astype(np.float32) / 255 - 0.5) / 0.5)
     return Batch(
-        pixels=pixels[:, None].expand(-1, 3, -1, -1).contiguous(),
+        pixels=torch.from_numpy(pictures),
         patch_cells=torch.from_numpy(cells.reshape(len(pages), side // PATCH, side // PATCH, 2)),
         token_cells=torch.from_numpy(as_tokens),
         text_tokens=torch.from_numpy((as_tokens > 0).any(-1)),
@@ -112,11 +126,13 @@ def _prune_blanks(ink: Tensor, grid: int, rng: np.random.Generator, share: float
 
 
 def _cells(page: Page, side: int) -> np.ndarray:
+    """int64 [S/16, S/8]: the character whose middle each cell holds, the last one where there are several."""
     cells = np.zeros((side // CELL_HEIGHT, side // CELL_WIDTH), np.int64)
-    for character, (x, y) in zip(page.text, page.centres, strict=True):
-        row, column = int(y // CELL_HEIGHT), int(x // CELL_WIDTH)
-        if character not in " \n" and 0 <= row < cells.shape[0] and 0 <= column < cells.shape[1]:
-            cells[row, column] = CHARACTERS.index(character)
+    classes = np.array(character_ids(page.text), np.int64) - FIRST_CHARACTER
+    column, row = (page.centres // (CELL_WIDTH, CELL_HEIGHT)).astype(np.int64).T
+    seen = (classes > 0) & (classes != _SPACE) & (row >= 0) & (row < len(cells)) & (column >= 0)
+    seen &= column < cells.shape[1]
+    cells[row[seen], column[seen]] = classes[seen]
     return cells
 
 
@@ -157,12 +173,12 @@ def _line_and_count(page: Page) -> tuple[np.ndarray, np.ndarray]:
 def _numbering(page: Page, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Number of the line, and of its first character, in each row of cells of each token; 0 for none."""
     lines, counts = (np.zeros((grid * grid, TOKEN // CELL_HEIGHT), np.int64) for _ in range(2))
-    for line, count, (x, y), character in zip(*_line_and_count(page), page.centres, page.text, strict=True):
-        row, column = int(y // TOKEN), int(x // TOKEN)
-        if character != "\n" and row < grid and column < grid:
-            place = row * grid + column, int(y % TOKEN // CELL_HEIGHT)
-            if not lines[place]:
-                lines[place], counts[place] = line + 1, count + 1
+    line, count = _line_and_count(page)
+    column, row = (page.centres // TOKEN).astype(np.int64).T
+    shown = np.array([character != "\n" for character in page.text]) & (row < grid) & (column < grid)
+    first = shown.nonzero()[0][::-1]  # of several characters in one place the first is to be left there
+    place = (row * grid + column)[first], (page.centres[first, 1] % TOKEN // CELL_HEIGHT).astype(np.int64)
+    lines[place], counts[place] = line[first] + 1, count[first] + 1
     return lines, counts
 
 
@@ -185,11 +201,11 @@ class CellHeads(nn.Module):
         by_patch = self.patch(patches.permute(0, 2, 3, 1)).reshape(-1, CLASSES).float()
         by_token = self.token(tokens).reshape(-1, CLASSES).float()
         truth = batch.token_cells.reshape(-1)
-        weight = torch.ones(CLASSES)
-        weight[0] = BLANK_WEIGHT
+        weight = torch.ones(CLASSES, device=truth.device)
+        weight[:1] = BLANK_WEIGHT
         patch_loss = F.cross_entropy(by_patch, batch.patch_cells.reshape(-1), weight)
         token_loss = F.cross_entropy(by_token, truth, weight)
-        named = (by_token.argmax(-1) == truth)[truth > 0].float().mean()
+        named = ((by_token.argmax(-1) == truth) & (truth > 0)).sum() / (truth > 0).sum().clamp(min=1)
         return patch_loss, token_loss, named
 
 
@@ -240,7 +256,7 @@ def premise_loss(tokens: Tensor, batch: Batch) -> Tensor:
     size = size + (F.relu(0.9 - norm) ** 2 * text).sum() / text.sum().clamp(min=1)
     unit = F.normalize(tokens, dim=-1, eps=1e-4)
     alike = torch.einsum("bid,bjd->bij", unit, unit) ** 2
-    off = 1 - torch.eye(tokens.shape[1])
+    off = 1 - torch.eye(tokens.shape[1], device=tokens.device)
     pairs = torch.einsum("bi,bj->bij", text, text + 2 * blank) * off
     apart = (alike * pairs).sum() / pairs.sum().clamp(min=1)
     blanks = torch.einsum("bi,bj->bij", blank, blank) * off
@@ -259,15 +275,15 @@ def gaze_loss(queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
         queries: [B, 8, n, d], one decoder layer's queries after rotation.
         keys: [B, 8, n, d], its keys after rotation.
     """
-    places = 1 + int((batch.ids[0] == IMAGE).sum())
+    places = 1 + batch.pruned.shape[1]
     scores = torch.einsum("bhnd,bhkd->bhnk", queries, keys[:, :, :places]).float() / math.sqrt(queries.shape[-1])
-    heads = torch.arange(queries.shape[1])[None, :, None]
+    heads = torch.arange(queries.shape[1], device=queries.device)[None, :, None]
     chosen = heads == batch.column[:, None]
     target = torch.where(chosen, batch.gaze[:, None] + 1, 0)
     loss = F.cross_entropy(scores.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
     known = (batch.gaze >= 0)[:, None]
     weight = (chosen & known) + 0.1 * (~chosen & known)
-    return (loss * weight).sum() / known.sum()
+    return (loss * weight).sum() / known.sum().clamp(min=1)
 
 
 def place_loss(queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
@@ -276,7 +292,7 @@ def place_loss(queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
     Arguments as of `gaze_loss`.
     """
     half = queries.shape[1] // 2
-    block = int((batch.ids[0] == IMAGE).sum())
+    block = batch.pruned.shape[1]
     image_keys = keys[:, :half, 1 : 1 + block]
     scores = torch.einsum("bhnd,bhkd->bhnk", queries[:, :half, 1:], image_keys).float() / math.sqrt(queries.shape[-1])
     target = batch.gaze[:, None, :-1].expand(-1, half, -1)

@@ -1,9 +1,9 @@
-"""Train the built-in checkpoint: ``python -m rtprune.mini.train --folder training``.
+"""Train the built-in checkpoint: ``python -m rtprune.mini.train --folder training --curriculum --minutes 60``.
 
 Three stages. The encoder first, taught to name the character in every small cell; then the decoder on the frozen
-encoder, taught where to look and what to write; then both together. Pages grow from one aligned monospaced font to
-several fonts and sizes as each lesson is mastered. The state is saved every few minutes and found again by the next
-start with the same folder.
+encoder, taught where to look and what to write; then both together. Pages are drawn by processes of their own, in more
+fonts and sizes as a stage goes on. The state is saved every minute and found again by the next start with the same
+folder.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
@@ -22,15 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import UnlimitedOcrForConditionalGeneration
 from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrTextExperts, apply_rotary_pos_emb
 
 from rtprune.mini.architecture import CONFIG, initialise_by_fan_in, tokenizer
-from rtprune.mini.generator import Page, PageDesign, draw_page
+from rtprune.mini.generator import PageDesign, draw_page
 from rtprune.mini.lessons import (
     IGNORED,
     Batch,
@@ -41,26 +39,26 @@ from rtprune.mini.lessons import (
     place_loss,
     premise_loss,
 )
+from rtprune.models.checkpoint import resolve
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.family import published_state_dict
 from rtprune.models.weights import save_tensors
 
-LESSONS = (
-    PageDesign(aligned=True),
-    PageDesign(),
-    PageDesign(sizes=(12.5, 13.5)),
-    PageDesign(fonts=("cour", "cobo"), sizes=(11.5, 13.5)),
-    PageDesign(fonts=("cour", "cobo", "helv", "hebo"), sizes=(11.5, 13.5)),
-    PageDesign(fonts=("cour", "cobo", "helv", "hebo", "tiro", "tibo"), sizes=(11.0, 14.0)),
-)
-FULL_PAGE = (90, 90)  # more words than fit: the encoder learns most from full pages
-PASS_MARK = 0.93  # share of character cells named before the encoder's next lesson starts
-#: nats a character before the next lesson starts: beside a frozen encoder early, the whole model when it reads
-PASS_LOSS = {"decoder": 0.5, "joint": 0.05}
+PRINT = PageDesign()  # the demo's
+TYPEWRITER = PageDesign(fonts=("cour", "cobo"), sizes=(12.0, 14.5))
+SANS = PageDesign(fonts=("helv", "hebo"), sizes=(12.5, 16.0))
+SERIF = PageDesign(fonts=("tiro", "tibo"), sizes=(13.0, 16.5))
+#: Designs that a page is drawn from, evenly, lesson by lesson.
+LESSONS = ((PRINT,), (PRINT, TYPEWRITER), (PRINT, TYPEWRITER, SANS), (PRINT, TYPEWRITER, SANS, SERIF))
+WORDS, FULL_PAGE = (5, 100), (90, 100)  # more words than fit: the encoder learns most from full pages
+#: Share of the time of each stage of the curriculum.
+SHARES = {"encoder": 0.4, "decoder": 0.15, "joint": 0.45}
+#: Share of a stage by which its last lesson begins.
+ALL_FONTS = {"encoder": 0.3, "decoder": 0.3, "joint": 0.0}
 #: learning rates at the beginning and the end of a stage; 1e-3 in the last one makes the encoder forget its letters
-RATES = {"encoder": (1e-3, 1e-4), "decoder": (1e-3, 1e-4), "joint": (3e-4, 1e-5)}
+RATES = {"encoder": (1e-3, 1e-4), "decoder": (1e-3, 2e-4), "joint": (4e-4, 1e-5)}
 PLACE_LAYER, GAZE_LAYER = 1, 2
-SAVE_EVERY_S = 120.0
+SAVE_EVERY_S, TELL_EVERY_S = 60.0, 5.0
 
 
 @dataclass
@@ -73,40 +71,66 @@ class Progress:
     pages: int = 0
 
 
-class Team:
-    """Processes that train one model on pages of their own, averaging gradients; alone unless told otherwise."""
+@dataclass(frozen=True)
+class Drawing:
+    """What pages are drawn at present; shared with the processes that draw them.
 
-    def __init__(self, rank: int = 0, size: int = 1, meeting: Path | None = None) -> None:
-        self.rank, self.size = rank, size
-        if size > 1:
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    Attributes:
+        state: float64 [4] in shared memory: the lesson, the share of full pages, the share of characters that are
+            replaced, the share of pages that lose blank tokens.
+    """
 
-    def average(self, parameters: list[torch.nn.Parameter], values: list[float]) -> list[float]:
-        """Make every gradient the team's mean; returns the means of ``values``."""
-        if self.size == 1:
-            return values
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([torch.tensor(values), *(gradient.flatten() for gradient in gradients)])
-        dist.all_reduce(flat)
-        flat /= self.size
-        start = len(values)
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
-        return [float(value) for value in flat[: len(values)]]
+    state: Tensor
+
+    @classmethod
+    def shared(cls) -> Drawing:
+        """The first lesson's."""
+        return cls(torch.zeros(4, dtype=torch.float64).share_memory_())  # type: ignore[no-untyped-call]
+
+    def begin(self, stage: str, lesson: int) -> None:
+        """Draw pages for a lesson of a stage from now on."""
+        encoder, joint = stage == "encoder", stage == "joint"
+        now = [lesson, 0.8 * encoder, 0.0 if encoder else 0.03, 0.5 * joint]
+        self.state.copy_(torch.tensor(now, dtype=torch.float64))
+
+
+class Batches(IterableDataset[Batch]):
+    """Endless batches of fresh pages; a quarter of them repeats earlier lessons."""
+
+    def __init__(self, drawing: Drawing, pages: int, words: tuple[int, int], seed: int) -> None:
+        self._drawing = drawing
+        self._pages = pages
+        self._words = words
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None:
+            torch.set_num_threads(1)
+        rng = np.random.default_rng([self._seed, worker.id if worker else 0])
+        while True:
+            lesson, full, noise, pruned = self._drawing.state.tolist()
+            pages = []
+            for _ in range(self._pages):
+                earlier = lesson and rng.random() < 0.25
+                designs = LESSONS[int(rng.integers(lesson)) if earlier else int(lesson)]
+                design = designs[rng.integers(len(designs))]
+                words = FULL_PAGE if rng.random() < full else self._words
+                pages.append(draw_page(rng, "training", replace(design, words=words)))
+            yield make_batch(pages, rng, noise=noise, pruned_share=pruned)
 
 
 class Trainer:
     """A model and its progress, kept in one folder; every stage has an optimiser of its own."""
 
     def __init__(
-        self, folder: Path, words: tuple[int, int] = PageDesign().words, seed: int = 0, team: Team | None = None
+        self, folder: Path, words: tuple[int, int] = WORDS, seed: int = 0, device: torch.device | None = None
     ) -> None:
         self.folder = folder
-        self.team = team or Team()
+        self.device = device or torch.device("cpu")
         self.words = words
+        self.seed = seed
         self.progress = Progress()
-        self.rng = np.random.default_rng([seed, self.team.rank])
         config = DeepSeekOcr.configuration(CONFIG)
         self.model = UnlimitedOcrForConditionalGeneration(config)
         initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
@@ -127,11 +151,18 @@ class Trainer:
         self.model.model.language_model.layers[GAZE_LAYER].register_forward_pre_hook(self._keep_hidden)
         if (folder / "state.pt").exists():
             self._load()
+        for part in (self.model, self.heads, self.counting):
+            part.to(self.device)
+
+    def start_from(self, checkpoint: str) -> None:
+        """Take the weights of a checkpoint, "mini" or a folder; what is only of use in training begins anew."""
+        found = DeepSeekOcr.load(resolve(checkpoint), torch.device("cpu"), torch.float32)
+        self.model.load_state_dict(found.network.state_dict())
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Visual tokens [B, G*G, D] and the SAM neck's output [B, C, S/16, S/16] of ``pixels`` [B, 3, S, S]."""
         self.patches.clear()
-        features = self.model.model.vision_tower(pixels).last_hidden_state
+        features = self.model.model.vision_tower(pixels.contiguous()).last_hidden_state
         return self.model.model.multi_modal_projector(features), self.patches[0]
 
     def decode(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -168,76 +199,101 @@ class Trainer:
         inner = self.model.model.language_model
         shape = (*embedded.shape[:2], inner.config.num_attention_heads, -1)
         queries, keys = (self.gaze[f"{name}{layer}"].view(shape).transpose(1, 2) for name in ("queries", "keys"))
-        positions = torch.arange(embedded.shape[1])[None]
+        positions = torch.arange(embedded.shape[1], device=embedded.device)[None]
         rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(queries, keys, *inner.rotary_emb(embedded, positions))
         return rotated
 
-    def draw(self, count: int, full: bool) -> list[Page]:
-        """Fresh training pages of the present lesson; a quarter repeats earlier lessons."""
-        pages = []
-        for _ in range(count):
-            lesson = self.progress.lesson
-            if lesson and self.rng.random() < 0.25:
-                lesson = int(self.rng.integers(lesson))
-            words = FULL_PAGE if full else self.words
-            design = replace(LESSONS[lesson], words=words)
-            pages.append(draw_page(self.rng, "training", design))
-        return pages
+    def curriculum(self, minutes: float, pages: int, drawers: int, export: Path) -> None:
+        """All stages in turn, in ``minutes`` together; what has been learnt is exported after each."""
+        for stage, share in SHARES.items():
+            self.run(stage, minutes * share, pages, *RATES[stage], drawers=drawers)
+            self.export(export)
 
-    def run(self, stage: str, minutes: float, pages: int, rate: float, last_rate: float) -> None:
-        """Train one stage for ``minutes``, the learning rate falling from ``rate`` to ``last_rate``."""
+    def run(self, stage: str, minutes: float, pages: int, rate: float, last_rate: float, *, drawers: int = 0) -> None:
+        """Train one stage for ``minutes``, the learning rate falling from ``rate`` to ``last_rate``.
+
+        Args:
+            pages: in a step.
+            drawers: processes that draw them; this one does where there are none.
+        """
         self.progress.stage = stage
         parameters = self._trainable(stage)
-        optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        recent: deque[list[float]] = deque(maxlen=100)
-        begin = saved = time.monotonic()
-        step, elapsed = 0, 0.0
+        cuda = self.device.type == "cuda"
+        optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=cuda)
+        drawing = Drawing.shared()
+        drawing.begin(stage, self._lesson(stage, 0.0))
+        loader = DataLoader(
+            Batches(drawing, pages, self.words, self.seed + self.progress.step),
+            batch_size=None,
+            num_workers=drawers,
+            pin_memory=cuda,
+            prefetch_factor=3 if drawers else None,
+            multiprocessing_context="spawn" if drawers else None,
+        )
+        recent: deque[Tensor] = deque(maxlen=100)
+        batches = iter(loader)
+        begin = saved = told = time.monotonic()
+        step, elapsed, seen = 0, 0.0, 0
         while elapsed < minutes * 60:
-            share = elapsed / (minutes * 60)
-            elapsed = time.monotonic() - begin
+            share = min(1.0, elapsed / (minutes * 60))
+            lesson = self._lesson(stage, share)
+            if lesson != self.progress.lesson:
+                self.progress.lesson = lesson
+                drawing.begin(stage, lesson)
             now = last_rate + 0.5 * (rate - last_rate) * (1 + math.cos(math.pi * share))
             for group in optimiser.param_groups:
                 group["lr"] = now * min(1.0, (step + 1) / 100)
-            batch = make_batch(
-                self.draw(pages, stage == "encoder" and self.rng.random() < 0.8),
-                self.rng,
-                noise=0.0 if stage == "encoder" else 0.03,
-                pruned_share=0.5 if stage == "joint" else 0.0,
-            )
-            loss, measures = self._losses(stage, batch)
+            loss, measures = self._losses(stage, next(batches).to(self.device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            elapsed, *measures = self.team.average(parameters, [elapsed, *measures])
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
-            step += 1
-            self.progress.step += 1
-            self.progress.pages += pages * self.team.size
             recent.append(measures)
-            if step % 100 == 0:
-                self._report(stage, elapsed, recent)
-                self._next_lesson(stage, recent)
-            if time.monotonic() - saved > SAVE_EVERY_S:
+            step, seen = step + 1, seen + pages
+            self.progress.step += 1
+            self.progress.pages += pages
+            elapsed = time.monotonic() - begin
+            if elapsed > TELL_EVERY_S + told - begin:
+                told = self._tell(stage, begin, told, seen, recent)
+                seen = 0
+            if elapsed > SAVE_EVERY_S + saved - begin:
                 saved = time.monotonic()
                 self.save()
         self.save()
 
-    def _losses(self, stage: str, batch: Batch) -> tuple[Tensor, list[float]]:
-        with torch.autocast("cpu", torch.bfloat16):
+    def _lesson(self, stage: str, share: float) -> int:
+        """The lesson at that ``share`` of a stage's time."""
+        by = ALL_FONTS[stage]
+        return len(LESSONS) - 1 if share >= by else int(share / by * (len(LESSONS) - 1))
+
+    def _losses(self, stage: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss, and what is told of it: its parts, and in the end the share of characters that are named."""
+        with torch.autocast(self.device.type, torch.bfloat16):
             if stage == "decoder":
                 with torch.no_grad():
-                    tokens, patches = self.encode(batch.pixels)
+                    tokens, patches = self.encode(batch.normalised)
                 text, gaze, _, told = self.decode(tokens, batch)
-                return text + 0.5 * gaze + 0.3 * told, [text.item(), gaze.item(), told.item()]
-            tokens, patches = self.encode(batch.pixels)
+                return text + 0.5 * gaze + 0.3 * told, torch.stack([text, gaze, told]).detach()
+            tokens, patches = self.encode(batch.normalised)
             by_patch, by_token, named = self.heads(patches, tokens, batch)
             premise = premise_loss(tokens, batch)
             loss = by_token + 0.5 * by_patch + 0.3 * premise
             if stage == "encoder":
-                return loss, [by_token.item(), by_patch.item(), premise.item(), named.item()]
+                return loss, torch.stack([by_token, by_patch, premise, named]).detach()
             text, gaze, seen, told = self.decode(tokens, batch)
             taught = [text, gaze, seen, told, by_token, premise, named]
-            return text + 0.5 * gaze + 0.2 * (seen + told) + loss, [value.item() for value in taught]
+            return text + 0.5 * gaze + 0.2 * (seen + told) + loss, torch.stack(taught).detach()
+
+    def _tell(self, stage: str, begin: float, told: float, seen: int, recent: deque[Tensor]) -> float:
+        means = " ".join(f"{value:.3f}" for value in torch.stack(list(recent)).mean(dim=0).tolist())
+        now = time.monotonic()
+        memory = f" {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if self.device.type == "cuda" else ""
+        print(
+            f"{stage} lesson {self.progress.lesson} step {self.progress.step} pages {self.progress.pages} "
+            f"{(now - begin) / 60:.2f} min {seen / (now - told):.0f} pages/s{memory}: {means}",
+            flush=True,
+        )
+        return now
 
     def _trainable(self, stage: str) -> list[torch.nn.Parameter]:
         vision = [
@@ -250,28 +306,8 @@ class Trainer:
         text += self.counting.parameters()
         return {"encoder": vision, "decoder": text, "joint": vision + text}[stage]
 
-    def _report(self, stage: str, elapsed: float, recent: deque[list[float]]) -> None:
-        if self.team.rank:
-            return
-        means = " ".join(f"{value:.3f}" for value in np.mean(recent, axis=0))
-        print(
-            f"{stage} lesson {self.progress.lesson} step {self.progress.step} pages {self.progress.pages} "
-            f"{elapsed / 60:.1f} min: {means}",
-            flush=True,
-        )
-
-    def _next_lesson(self, stage: str, recent: deque[list[float]]) -> None:
-        if self.progress.lesson == len(LESSONS) - 1:
-            return
-        means = np.mean(recent, axis=0)
-        if means[-1] >= PASS_MARK if stage == "encoder" else means[0] <= PASS_LOSS[stage]:
-            self.progress.lesson += 1
-            recent.clear()
-
     def save(self) -> None:
         """Write the state aside and rename it, so that a kill leaves the last good one."""
-        if self.team.rank:
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
@@ -287,15 +323,15 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
         tokenizer().save(str(folder / "tokenizer.json"))
-        save_tensors(published_state_dict(self.model), folder / "model.safetensors", torch.float16)
+        weights = {name: weight.cpu() for name, weight in published_state_dict(self.model).items()}
+        save_tensors(weights, folder / "model.safetensors", torch.float16)
 
     def _load(self) -> None:
-        state = torch.load(self.folder / "state.pt", weights_only=True)
+        state = torch.load(self.folder / "state.pt", weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.counting.load_state_dict(state["counting"])
         self.progress = Progress(**state["progress"])
-        self.rng = np.random.default_rng([self.progress.step, 1, self.team.rank])
 
 
 def all_experts(experts: UnlimitedOcrTextExperts, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -303,48 +339,37 @@ def all_experts(experts: UnlimitedOcrTextExperts, hidden: Tensor, chosen: Tensor
 
     A CPU kernel is compiled anew for every shape; groups of ever changing size would spend most of a step on that.
     """
-    gates = torch.zeros(len(hidden), experts.num_experts).scatter_add(1, chosen, weights.float())
+    gates = torch.zeros(len(hidden), experts.num_experts, device=hidden.device).scatter_add(1, chosen, weights.float())
     gate, up = torch.einsum("nd,eod->eno", hidden, experts.gate_up_proj).chunk(2, dim=-1)
     out = torch.einsum("enh,edh->end", experts.act_fn(gate) * up, experts.down_proj)
     return torch.einsum("end,ne->nd", out, gates.to(out.dtype)).to(hidden.dtype)
 
 
 def main() -> None:
-    """Run one stage (command line)."""
+    """Run the curriculum or one stage (command line)."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("training"), help="where the state is kept")
-    parser.add_argument("--stage", choices=["encoder", "decoder", "joint"], default="encoder")
+    parser.add_argument("--curriculum", action="store_true", help="all stages in turn")
+    parser.add_argument("--stage", choices=list(SHARES), default="encoder")
     parser.add_argument("--minutes", type=float, default=0.0, help="how long; 0 to export only")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint there afterwards")
-    parser.add_argument("--pages", type=int, default=4, help="pages in a step, of each process")
-    parser.add_argument("--words", type=int, nargs=2, default=PageDesign().words, help="fewest and most on a page")
-    parser.add_argument("--rate", type=float, help="learning rate at the beginning; the stage's own when absent")
-    parser.add_argument("--last-rate", type=float, help="learning rate at the end; the stage's own when absent")
-    parser.add_argument("--processes", type=int, default=1, help="one per core; each draws and reads its own pages")
-    parser.add_argument("--lesson", type=int, help="start at this lesson")
+    parser.add_argument("--start-from", metavar="MODEL", help="begin with these weights: 'mini', or a folder")
+    parser.add_argument("--pages", type=int, default=4, help="pages in a step")
+    parser.add_argument("--words", type=int, nargs=2, default=WORDS, help="fewest and most on a page")
+    parser.add_argument("--drawers", type=int, default=0, help="processes that draw pages; one for each core, but one")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    if arguments.processes == 1 or not arguments.minutes:
-        _train(0, arguments)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        spawn(  # type: ignore[no-untyped-call]
-            _train, (arguments, Path(folder) / "meeting"), nprocs=arguments.processes
-        )
-
-
-def _train(rank: int, arguments: argparse.Namespace, meeting: Path | None = None) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    size = 1 if meeting is None else arguments.processes
-    trainer = Trainer(arguments.folder, tuple(arguments.words), team=Team(rank, size, meeting))
-    if arguments.lesson is not None:
-        trainer.progress.lesson = arguments.lesson
-    if arguments.minutes:
-        rate, last_rate = RATES[arguments.stage]
-        rate, last_rate = arguments.rate or rate, arguments.last_rate or last_rate
-        trainer.run(arguments.stage, arguments.minutes, arguments.pages, rate, last_rate)
-    if rank:
-        return
+    trainer = Trainer(arguments.folder, tuple(arguments.words), device=torch.device(arguments.device))
+    if arguments.start_from and not trainer.progress.step:
+        trainer.start_from(arguments.start_from)
+    if arguments.curriculum:
+        export = arguments.export or arguments.folder / "checkpoint"
+        trainer.curriculum(arguments.minutes, arguments.pages, arguments.drawers, export)
+    elif arguments.minutes:
+        rates = RATES[arguments.stage]
+        trainer.run(arguments.stage, arguments.minutes, arguments.pages, *rates, drawers=arguments.drawers)
     if arguments.export is not None:
         trainer.export(arguments.export)
     print(json.dumps(vars(trainer.progress)))

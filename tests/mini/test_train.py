@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rtprune.mini.train import Team, Trainer, all_experts
+from rtprune.mini.train import LESSONS, Batches, Drawing, Trainer, all_experts
 from rtprune.models import load_model
 
 
@@ -24,7 +24,6 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("stage", ["encoder", "decoder", "joint"])
 def test_a_stage_changes_what_it_trains_and_nothing_else(tmp_path: Path, stage: str) -> None:
     trainer = Trainer(tmp_path, words=(5, 8))
-    trainer.progress.lesson = 1
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     trainer.run(stage, minutes=0.0001, pages=1, rate=1e-3, last_rate=1e-3)
     changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -60,8 +59,30 @@ def test_asking_all_experts_equals_asking_the_chosen_ones(tmp_path: Path) -> Non
     assert torch.allclose(all_experts(moe.experts, hidden, chosen, weights), expected, atol=1e-5)
 
 
-def test_a_team_of_one_leaves_gradients_and_values_alone() -> None:
-    parameter = torch.nn.Parameter(torch.ones(3))
-    parameter.grad = torch.tensor([1.0, 2.0, 3.0])
-    assert Team().average([parameter], [4.0]) == [4.0]
-    assert parameter.grad.tolist() == [1.0, 2.0, 3.0]
+@pytest.mark.slow
+def test_the_curriculum_runs_through_its_stages_and_starts_from_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(tmp_path / "state", words=(5, 8))
+    trainer.start_from("mini")
+    shipped = load_model("mini", dtype=torch.float32).network.state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, shipped[name])
+    trainer.curriculum(0.03, 1, 1, tmp_path / "checkpoint")
+    assert trainer.progress.stage == "joint"
+    assert trainer.progress.lesson == len(LESSONS) - 1
+    assert load_model(str(tmp_path / "checkpoint")).tasks == ("text",)
+
+
+def test_fonts_come_in_one_after_the_other_and_all_of_them_in_time(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    lessons = [trainer._lesson("encoder", share / 100) for share in range(101)]
+    assert lessons == sorted(lessons)
+    assert set(lessons) == set(range(len(LESSONS)))
+    assert lessons[30] == len(LESSONS) - 1
+    assert trainer._lesson("joint", 0.0) == len(LESSONS) - 1
+    drawing = Drawing.shared()
+    drawing.begin("joint", 2)
+    batch = next(iter(Batches(drawing, 3, (5, 8), 0)))
+    assert batch.pixels.shape == (3, 512, 512)
+    assert batch.pruned.any()
