@@ -130,7 +130,9 @@ class Trainer:
         self.device = device or torch.device("cpu")
         self.words = words
         self.seed = seed
+        self.drawing = Drawing.shared()
         self.progress = Progress()
+        self._batches: Iterator[Batch] | None = None  # the drawing processes stay from stage to stage
         config = DeepSeekOcr.configuration(CONFIG)
         self.model = UnlimitedOcrForConditionalGeneration(config)
         initialise_by_fan_in(self.model, torch.Generator().manual_seed(seed))
@@ -220,18 +222,12 @@ class Trainer:
         parameters = self._trainable(stage)
         cuda = self.device.type == "cuda"
         optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=cuda)
-        drawing = Drawing.shared()
-        drawing.begin(stage, self._lesson(stage, 0.0))
-        loader = DataLoader(
-            Batches(drawing, pages, self.words, self.seed + self.progress.step),
-            batch_size=None,
-            num_workers=drawers,
-            pin_memory=cuda,
-            prefetch_factor=3 if drawers else None,
-            multiprocessing_context="spawn" if drawers else None,
-        )
+        self.drawing.begin(stage, self._lesson(stage, 0.0))
+        if self._batches is None:
+            self._batches = self._drawn(pages, drawers)
+        batches = self._batches
         recent: deque[Tensor] = deque(maxlen=100)
-        batches = iter(loader)
+        next(batches)  # time counts from the first one on
         begin = saved = told = time.monotonic()
         step, elapsed, seen = 0, 0.0, 0
         while elapsed < minutes * 60:
@@ -239,7 +235,7 @@ class Trainer:
             lesson = self._lesson(stage, share)
             if lesson != self.progress.lesson:
                 self.progress.lesson = lesson
-                drawing.begin(stage, lesson)
+                self.drawing.begin(stage, lesson)
             now = last_rate + 0.5 * (rate - last_rate) * (1 + math.cos(math.pi * share))
             for group in optimiser.param_groups:
                 group["lr"] = now * min(1.0, (step + 1) / 100)
@@ -260,6 +256,18 @@ class Trainer:
                 saved = time.monotonic()
                 self.save()
         self.save()
+
+    def _drawn(self, pages: int, drawers: int) -> Iterator[Batch]:
+        return iter(
+            DataLoader(
+                Batches(self.drawing, pages, self.words, self.seed + self.progress.step),
+                batch_size=None,
+                num_workers=drawers,
+                pin_memory=self.device.type == "cuda",
+                prefetch_factor=2 if drawers else None,
+                multiprocessing_context="spawn" if drawers else None,
+            )
+        )
 
     def _lesson(self, stage: str, share: float) -> int:
         """The lesson at that ``share`` of a stage's time."""
