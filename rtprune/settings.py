@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PUBLISHED_MODEL = "deepseek-ai/DeepSeek-OCR"
 NO_MODEL = "none"
+#: Pages decoded together by kind of device: a GPU's step costs little more for many pages than for few.
+SLOTS = {"cpu": 16, "cuda": 128}
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Limit = Annotated[str, Field(pattern=r"^(\d+|\d+(\.\d+)?%)$", coerce_numbers_to_str=True)]
@@ -66,8 +68,12 @@ class RunSettings(ReadSettings):
     unit_pages: int = Field(
         default=64, ge=1, le=10_000, description="Pages in a work unit: what is committed in one file."
     )
-    batch_pages: int = Field(
-        default=16, ge=1, le=1024, description="Pages the model reads together; fewer where memory does not hold them."
+    batch_pages: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Pages the model reads together, fewer where memory does not hold them; 16 on a CPU and 128 on a "
+        "GPU when absent.",
     )
     audit_fraction: Ratio = Field(
         default=0.01,

@@ -33,7 +33,7 @@ from rtprune.dataset import Output, RunRow, Snapshot, done_units, new_run_id, re
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import list_objects
 from rtprune.errors import Reason, RTPruneError, UsageError
-from rtprune.settings import NO_MODEL, ReadSettings, RunSettings
+from rtprune.settings import NO_MODEL, SLOTS, ReadSettings, RunSettings
 
 SEEN_EVERY_S = 30.0
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 2, 16  # units that a worker has at a time
@@ -184,7 +184,7 @@ def read(
         worker_class or Worker,
         (output, run.run_id, settings, run.label, placement, level),
         placement,
-        capacity=units_in_flight(settings),
+        capacity=units_in_flight(settings, gpu=placement.gpus > 0),
         task_timeout_s=settings.unit_timeout_s,
         on_loss=reader.worker_lost,
         workers=lambda: place().workers,
@@ -195,9 +195,9 @@ def read(
         pool.close()
 
 
-def units_in_flight(settings: RunSettings) -> int:
+def units_in_flight(settings: RunSettings, *, gpu: bool) -> int:
     """How many units a worker has at a time: enough that pages of the next ones take slots as they become free."""
-    ahead = -(-2 * settings.batch_pages // settings.unit_pages)
+    ahead = -(-2 * (settings.batch_pages or SLOTS["cuda" if gpu else "cpu"]) // settings.unit_pages)
     return min(MOST_IN_FLIGHT, max(LEAST_IN_FLIGHT, ahead + 1))
 
 

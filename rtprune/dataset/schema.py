@@ -17,7 +17,7 @@ import pyarrow as pa
 from rtprune.errors import Reason
 
 #: Raised by one whenever a column is added, dropped or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PageStatus = Literal["ok", "empty", "truncated", "loop", "failed", "skipped"]
 DocumentStatus = Literal["ok", "failed", "duplicate"]
@@ -60,6 +60,9 @@ class PageRow:
     decode_steps: int | None = None
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
+    mean_log_probability: float | None = None
+    weakest_log_probability: float | None = None
+    weakest_at: int | None = None
     audit_distance: float | None = None
     audit_output_tokens: int | None = None
     scale: float | None = None
@@ -189,6 +192,17 @@ PAGES = _schema(
     _optional("decode_steps", pa.int32(), "Passes of the decoder that these took, the prefill included."),
     _optional("drafted_tokens", pa.int32(), "Output tokens that were guessed ahead."),
     _optional("accepted_tokens", pa.int32(), "Guessed tokens that were right; each saves a pass."),
+    _optional(
+        "mean_log_probability",
+        pa.float64(),
+        "How sure the decoder was: log-probability of an output token, nats, mean over all; 0 is certain.",
+    ),
+    _optional(
+        "weakest_log_probability",
+        pa.float64(),
+        "The same over those 16 output tokens in a row of which it was least sure.",
+    ),
+    _optional("weakest_at", pa.int32(), "Characters of the text in front of these 16 tokens."),
     _optional(
         "audit_distance",
         pa.float64(),

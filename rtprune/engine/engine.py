@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from rtprune.engine.budget import affordable
+from rtprune.engine.confidence import confidence
 from rtprune.engine.decoding import Decoded, clock_ms
 from rtprune.engine.fidelity import Audit, normalised_distance
 from rtprune.engine.kernels import kernels_of
@@ -26,11 +27,9 @@ from rtprune.engine.scheduler import Scheduler
 from rtprune.errors import UsageError
 from rtprune.models.protocol import OcrModel, Views
 from rtprune.pruning import METHODS, Cues, PruneConfig, Pruned, prune_batch
-from rtprune.settings import ReadSettings
+from rtprune.settings import SLOTS, ReadSettings
 
 _log = logging.getLogger(__name__)
-
-DEFAULT_SLOTS = 16
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -79,7 +78,8 @@ class Engine:
         model: a loaded model.
         settings: mode, task, pruning and token limit; the model's defaults where mode and task are absent.
         pruning: how to prune in every detail, instead of what ``settings.prune`` says: for comparing methods.
-        slots: pages decoded together, at most; fewer where memory does not hold so many.
+        slots: pages decoded together, at most; fewer where memory does not hold so many. As many as the kind of device
+            is good for, when absent.
         guess: whether the decoder is given guesses to check, from text layers and from what was read so far; they
             change its speed, never its answer.
 
@@ -93,12 +93,14 @@ class Engine:
         settings: ReadSettings,
         pruning: PruneConfig | None = None,
         *,
-        slots: int = DEFAULT_SLOTS,
+        slots: int | None = None,
         guess: bool = True,
     ) -> None:
         self.model = model
         self.mode = _one_of("mode", settings.mode or model.default_mode, model.modes, model.name)
         self.task = _one_of("task", settings.task or model.default_task, model.tasks, model.name)
+        if slots is None:
+            slots = SLOTS.get(model.device.type, SLOTS["cpu"])
         if slots < 1:
             raise UsageError(f"slots must be at least 1, got {slots}")
         self._kernels = kernels_of(model)
@@ -338,10 +340,16 @@ class Engine:
             decode_steps=decoded.steps,
             drafted_tokens=decoded.drafted,
             accepted_tokens=decoded.accepted,
+            confidence=confidence(
+                decoded.log_probabilities, lambda count: len(self._text(decoded.ids[:count])), len(answer.text)
+            ),
             timings=Timings(ready.encode_ms, ready.prune_ms, decoded.prefill_ms, decoded.decode_ms),
             mode=ready.strategy.mode,
             strategy=ready.strategy.name,
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.model.parse(self.model.detokenize(ids)).text
 
 
 def _one_of(what: str, value: str, valid: tuple[str, ...], model: str) -> str:

@@ -33,6 +33,8 @@ def fault_of(error: BaseException) -> Fault:
     said = str(error)
     if any(mark in said for mark in _MEMORY):
         return "memory"
+    if "captur" in said:
+        return "page"  # what cannot be part of a CUDA graph; the device is well
     if isinstance(error, torch.AcceleratorError) or any(mark in said for mark in _DEVICE):
         return "device"
     return "page"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._triton import has_triton
 
 from rtprune.engine.faults import fault_of
 from rtprune.models.attention import FUSED_TYPES, SlottedTokens, pack, slotted
@@ -27,12 +25,10 @@ class Kernels:
     Attributes:
         fused: attention over prompts and slots of unlike length by one kernel that reads no more than there is.
         captured: steps as CUDA graphs.
-        compiled: the most frequent of these with what stands between attentions compiled into fewer kernels.
     """
 
     fused: bool = False
     captured: bool = False
-    compiled: bool = False
 
 
 PLAIN = Kernels()
@@ -53,7 +49,7 @@ def kernels_of(model: OcrModel) -> Kernels:
         if fault:
             _log.warning("attention is computed by the plain kernels, which are slower: %s", fault)
         fused = fault is None
-    return Kernels(fused, captured=True, compiled=has_triton() and any(map(shutil.which, ("cc", "gcc", "clang"))))
+    return Kernels(fused, captured=True)
 
 
 @torch.inference_mode()

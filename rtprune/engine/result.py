@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rtprune.errors import Reason
 
 if TYPE_CHECKING:  # what stands behind these takes seconds to import
+    from rtprune.engine.confidence import Confidence
     from rtprune.engine.fidelity import Audit
     from rtprune.models.protocol import Region
     from rtprune.pruning import PruneFacts
@@ -50,6 +51,7 @@ class PageResult:
         decode_steps: passes of the decoder that they took, the prefill included.
         drafted_tokens: how many were guessed at, from the page's text layer or from what was read before.
         accepted_tokens: how many of those guesses were right.
+        confidence: how sure the decoder was of its tokens; ``None`` for a failed page.
         mode: view size that gave the answer.
         strategy: which way of reading gave it: "default" (as the settings say), or, where that looped or failed,
             "unpruned", "tiled" or "sampled".
@@ -68,6 +70,7 @@ class PageResult:
     decode_steps: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    confidence: Confidence | None = None
     timings: Timings = field(default_factory=Timings)
     mode: str | None = None
     strategy: StrategyName = "default"

@@ -7,9 +7,6 @@ rounded up to a few sizes, and each pair of them is captured as a CUDA graph whe
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +25,6 @@ _log = logging.getLogger(__name__)
 START, LENGTH, POSITION, PROMPT, TOKENS = range(5)  # columns of what a step is given
 WIDTHS = (1, 4, 8, 16)  # tokens of a page in one step, on a GPU
 _REACH = 512  # tokens by which the reach of a captured step grows
-_WORTH_COMPILING = 1000  # steps of a shape before it is compiled
 _NEAR = 0.05  # nats by which a captured step's log-probabilities may differ from an eager one's
 
 _Shape = tuple[int, int, int | None]  # of what a step is given, and its reach
@@ -93,7 +89,8 @@ class Stepper:
         self._axes = axes
         self._kernels = kernels
         self._captured: dict[_Shape, _Captured] = {}
-        self._taken: Counter[_Shape] = Counter()
+        # graphs are replayed one at a time: what one needs on the way may lie where another's was
+        self._pool = torch.cuda.graph_pool_handle() if kernels.captured else None
 
     def __call__(self, given: np.ndarray) -> Said:
         """A step over pages, int64 [R, 4 + w] as `step` is given it; R pages, but perhaps more tokens, come back."""
@@ -117,13 +114,11 @@ class Stepper:
 
     def _replayed(self, given: np.ndarray, reach: int | None) -> Said:
         shape = *given.shape, reach
-        self._taken[shape] += 1
-        if shape in self._captured and not self._worth_compiling(shape):
+        if shape in self._captured:
             return self._captured[shape](given)
         plain = self._eager(given, reach)
-        compiled = self._worth_compiling(shape)
         try:
-            captured = _Captured(self._model, self._cache, self._axes, given, reach, compiled=compiled)
+            captured = _Captured(self._model, self._cache, self._axes, given, reach, self._pool)
             fault = _difference(plain, captured(given))
         except Exception as error:
             if fault_of(error) != "page":
@@ -132,34 +127,24 @@ class Stepper:
             fault = str(error).splitlines()[0] if str(error) else type(error).__name__
         if fault is None:
             self._captured[shape] = captured
-        elif compiled:
-            _log.warning("steps are not compiled, which is slower: %s", fault)
-            self._kernels = replace(self._kernels, compiled=False)
         else:
             _log.warning("steps are taken without a CUDA graph from now on, which is slower: %s", fault)
             self._kernels = replace(self._kernels, captured=False)
             self._captured.clear()
         return plain
 
-    def _worth_compiling(self, shape: _Shape) -> bool:
-        """Whether so many steps have been of this shape that the seconds of compiling it come back."""
-        return self._kernels.compiled and self._taken[shape] == _WORTH_COMPILING
-
 
 class _Captured:
     """A step as a CUDA graph, with the buffers that it reads from and writes to."""
 
     def __init__(
-        self, model: OcrModel, cache: PageCache, axes: int, given: np.ndarray, reach: int | None, *, compiled: bool
+        self, model: OcrModel, cache: PageCache, axes: int, given: np.ndarray, reach: int | None, pool: Any
     ) -> None:
         self._host = torch.from_numpy(given).pin_memory()
         self._given = self._host.to(model.device)
         self._graph = torch.cuda.CUDAGraph()
-        with _compiled(model) if compiled else nullcontext():
-            if compiled:
-                step(model, cache, axes, self._given, reach)  # compiles; nothing may be compiled during the capture
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._found, self._logits = step(model, cache, axes, self._given, reach)
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._found, self._logits = step(model, cache, axes, self._given, reach)
         self._back = torch.empty(self._found.shape, dtype=self._found.dtype, pin_memory=True)
 
     def __call__(self, given: np.ndarray) -> Said:
@@ -169,22 +154,6 @@ class _Captured:
         self._back.copy_(self._found, non_blocking=True)
         torch.cuda.current_stream(self._given.device).synchronize()
         return _said(self._back.numpy().copy(), self._logits)
-
-
-@contextmanager
-def _compiled(model: Any) -> Iterator[None]:
-    """Let the parts of ``model`` that it names `between_attentions` run compiled."""
-    from torch._dynamo import config  # takes a second to import
-
-    parts = list(getattr(model, "between_attentions", ()))
-    with config.patch(recompile_limit=64):  # parts of one class share the count
-        try:
-            for part in parts:
-                part._compiled_call_impl = torch.compile(part._call_impl, dynamic=False)  # as `Module.compile` does
-            yield
-        finally:
-            for part in parts:
-                part._compiled_call_impl = None
 
 
 def _upload(given: np.ndarray, device: torch.device) -> Tensor:

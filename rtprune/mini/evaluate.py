@@ -16,7 +16,7 @@ from PIL import Image
 
 from rtprune.engine import Engine, PageResult
 from rtprune.engine.fidelity import edit_distance
-from rtprune.mini.generator import Page, draw_page
+from rtprune.mini.generator import PRINT, SANS, SERIF, TYPEWRITER, Page, draw_page
 from rtprune.models import load_model
 from rtprune.models.protocol import OcrModel
 from rtprune.pruning import PruneConfig
@@ -39,6 +39,10 @@ COMPARED = {
     "CDPruner": PruneConfig(ratio=FIXED, method="cdpruner"),
     "VisionZip": PruneConfig(ratio=FIXED, method="visionzip"),
 }
+
+
+#: Kinds of print: one size of Courier; Courier, Helvetica and Times in a range of sizes, bold or not.
+DESIGNS = {"print": PRINT, "typewriter": TYPEWRITER, "sans": SANS, "serif": SERIF}
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,12 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="mini", help="'mini' or a folder that training exported")
+    parser.add_argument("--design", choices=list(DESIGNS), default="print", help="kind of print on the pages")
     parser.add_argument("--compare", action="store_true", help="the paper's ablations and rivals too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    pages = [draw_page(rng, "evaluation") for _ in range(arguments.pages)]
+    pages = [draw_page(rng, "evaluation", DESIGNS[arguments.design]) for _ in range(arguments.pages)]
     ways = WAYS | COMPARED if arguments.compare else WAYS
     scores = evaluate(load_model(arguments.model), pages, ways)
     if arguments.json:
@@ -109,13 +114,14 @@ def main() -> None:
                 {
                     "pages": len(pages),
                     "seed": arguments.seed,
+                    "design": arguments.design,
                     **{name: asdict(score) for name, score in scores.items()},
                 },
                 indent=2,
             )
         )
         return
-    print(f"{len(pages)} pages of words never seen in training")
+    print(f"{len(pages)} pages of words never seen in training, design {arguments.design}")
     for name, score in scores.items():
         print(
             f"{name:>12}: {100 * score.character_error_rate:6.2f} % character errors, "

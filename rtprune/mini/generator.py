@@ -47,6 +47,12 @@ class PageDesign:
     words: tuple[int, int] = (5, 60)
 
 
+PRINT = PageDesign()  # the demo's
+TYPEWRITER = PageDesign(fonts=("cour", "cobo"), sizes=(12.0, 14.5))
+SANS = PageDesign(fonts=("helv", "hebo"), sizes=(12.5, 16.0))
+SERIF = PageDesign(fonts=("tiro", "tibo"), sizes=(13.0, 16.5))
+
+
 @dataclass(frozen=True)
 class Page:
     """One drawn page and its truth.

@@ -28,7 +28,7 @@ from transformers import UnlimitedOcrForConditionalGeneration
 from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrTextExperts, apply_rotary_pos_emb
 
 from rtprune.mini.architecture import CONFIG, initialise_by_fan_in, tokenizer
-from rtprune.mini.generator import PageDesign, draw_page
+from rtprune.mini.generator import PRINT, SANS, SERIF, TYPEWRITER, draw_page
 from rtprune.mini.lessons import (
     IGNORED,
     Batch,
@@ -44,10 +44,6 @@ from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.family import published_state_dict
 from rtprune.models.weights import save_tensors
 
-PRINT = PageDesign()  # the demo's
-TYPEWRITER = PageDesign(fonts=("cour", "cobo"), sizes=(12.0, 14.5))
-SANS = PageDesign(fonts=("helv", "hebo"), sizes=(12.5, 16.0))
-SERIF = PageDesign(fonts=("tiro", "tibo"), sizes=(13.0, 16.5))
 #: Designs that a page is drawn from, evenly, lesson by lesson.
 LESSONS = ((PRINT,), (PRINT, TYPEWRITER), (PRINT, TYPEWRITER, SANS), (PRINT, TYPEWRITER, SANS, SERIF))
 WORDS, FULL_PAGE = (5, 100), (90, 100)  # more words than fit: the encoder learns most from full pages

@@ -31,7 +31,6 @@ from rtprune.pruning import Cues, TokenLayout
 
 IMAGE_MARK = "<image>"
 _OURS = "rtprune"
-_ATTENTIONS = ("self_attn", "attention", "attn")  # what transformers calls them in its decoders
 
 ALL_ATTENTION_FUNCTIONS.register(_OURS, attend)
 
@@ -169,12 +168,6 @@ class TransformersOcr(ABC):
             with _attending_by(self.network.config.get_text_config(), _OURS):
                 output = self.network(**given, attention=attention)
         return output.logits, output.past_key_values
-
-    @property
-    def between_attentions(self) -> list[torch.nn.Module]:
-        """The parts of the decoder's layers that look at one token at a time and know nothing of a cache."""
-        layers = self.network.get_decoder().layers
-        return [part for layer in layers for name, part in layer.named_children() if name not in _ATTENTIONS]
 
     def tokenize(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow.parquet as pq
 
 from rtprune.dataset import Output, RunRow, record_run
+from rtprune.dataset.schema import SCHEMA_VERSION
 from rtprune.store import find, get, join
 
 
@@ -31,4 +32,4 @@ def test_the_row_of_a_run_is_replaced_while_it_works_and_never_holds_a_password(
     times = (read["started_at"], read["last_seen_at"], read["ended_at"])
     assert (*times, read["status"]) == (started, ended, ended, "finished")
     assert (read["run_id"], read["pages"], read["visual_tokens_before"], read["source"]) == ("r1", 17, 100, "s3://in")
-    assert (read["config_hash"], read["schema_version"]) == (output.config_hash, 1)
+    assert (read["config_hash"], read["schema_version"]) == (output.config_hash, SCHEMA_VERSION)

@@ -35,7 +35,7 @@ from rtprune.dataset.findings import KEPT
 from rtprune.dataset.layout import compacted_file
 from rtprune.dataset.parquet import parquet_bytes
 from rtprune.dataset.plan import PLAN
-from rtprune.dataset.schema import PAGES
+from rtprune.dataset.schema import PAGES, SCHEMA_VERSION
 from rtprune.store import delete, find, get, join, put
 from tests.dataset.samples import CONFIG, document, plan, planned_units, publish_documents, rows_of
 
@@ -381,14 +381,14 @@ def test_a_record_that_takes_half_a_file_is_named(filled: Output) -> None:
     record = current_files(filled).records[0]
     assert record is not None
     half = replace(record, file=record.file.replace("000001-", "000002-"), units=record.units[:1])
-    put(filled.compaction_uri(2), json.dumps({"schema_version": 1, "file": asdict(half)}).encode())
+    put(filled.compaction_uri(2), json.dumps({"schema_version": SCHEMA_VERSION, "file": asdict(half)}).encode())
     verdict = verify_dataset(filled)
     assert kinds(verdict) == {"wrong-record": 1}
     assert verdict.errors.kept[0].where == filled.compaction_uri(2)
 
 
 def test_a_record_that_is_missing_is_named(filled: Output) -> None:
-    put(filled.compaction_uri(2), json.dumps({"schema_version": 1, "file": None}).encode())
+    put(filled.compaction_uri(2), json.dumps({"schema_version": SCHEMA_VERSION, "file": None}).encode())
     uri = join(filled.uri, file_named(filled, CompactedFile).file)
     delete(filled.compaction_uri(1))
     verdict = verify_dataset(filled)

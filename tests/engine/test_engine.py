@@ -24,13 +24,16 @@ def engine(model: DeepSeekOcr, **settings: Any) -> Engine:
 
 
 def without_times(results: Sequence[PageResult]) -> list[PageResult]:
-    """What must not depend on company: all but the times, and a batched encoder's rounding in the real-valued facts."""
+    """What must not depend on company: all but the times, and rounding in what is real-valued."""
     compared = []
     for result in results:
         facts = result.facts
         if facts is not None and facts.similarity is not None:
             facts = replace(facts, similarity=round(facts.similarity, 5), ratio=round(facts.ratio, 5))
-        compared.append(replace(result, facts=facts, timings=Timings()))
+        sure = result.confidence
+        if sure is not None:
+            sure = replace(sure, mean=round(sure.mean, 3), weakest=round(sure.weakest, 3))
+        compared.append(replace(result, facts=facts, timings=Timings(), confidence=sure))
     return compared
 
 

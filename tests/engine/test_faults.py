@@ -20,6 +20,7 @@ from rtprune.errors import DocumentError, Reason
         (torch.AcceleratorError("device-side assert triggered"), "device"),
         (RuntimeError("CUDA error: unspecified launch failure"), "device"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), "device"),
+        (torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"), "page"),
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), "page"),
         (ValueError("features must be finite, got NaN or infinity in 3 of 273 tokens"), "page"),
         (DocumentError(Reason.NO_VISUAL_TOKENS, "CUDA error: only what a page says"), "page"),
