@@ -68,8 +68,8 @@ def test_columns_are_those_that_readers_were_promised() -> None:
     assert " ".join(PAGES.names) == (
         "doc_id uri page status text regions finish_reason model mode strategy visual_tokens_before "
         "visual_tokens_after keep_ratio similarity density prompt_tokens output_tokens decode_steps drafted_tokens "
-        "accepted_tokens mean_log_probability weakest_log_probability weakest_at audit_distance audit_output_tokens scale "
-        "render_ms encode_ms prune_ms prefill_ms decode_ms attempts reason message "
+        "accepted_tokens mean_log_probability weakest_log_probability weakest_at audit_distance audit_output_tokens "
+        "scale render_ms encode_ms prune_ms prefill_ms decode_ms attempts reason message "
         "run_id config_hash schema_version"
     )
     assert " ".join(DOCUMENTS.names) == (
