@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch counts the cores: test files run beside one another
+# Test files run beside one another, so cores are shared. These are read as torch and Ray are imported or started:
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins for another takes the other's core
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers would wait for all that runs beside them
 
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")
