@@ -26,6 +26,7 @@ from rtprune.store import (
     delete,
     delete_many,
     exists,
+    filesystem,
     find,
     find_sizes,
     get,
@@ -194,6 +195,20 @@ def test_all_threads_share_one_client(bucket: str) -> None:
     assert set(clients) == {id(open_filesystem(bucket)[0])}
 
 
+def test_threads_that_are_the_first_to_ask_share_one_client(bucket: str) -> None:
+    """Each client of its own would take a third of a second, and connections."""
+    begin = threading.Barrier(16)
+
+    def first(_: int) -> object:
+        begin.wait()
+        return open_filesystem(bucket)[0]
+
+    filesystem._object_store.cache_clear()
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(first, range(16)))
+    assert all(each is made[0] for each in made)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
@@ -272,6 +287,7 @@ WRITERS = """
 import os, sys
 from rtprune.store import get_with_version, replace_if_unchanged
 uri, size = sys.argv[1], int(sys.argv[2])
+get_with_version(uri)  # what is imported for it is there before a writer begins
 for _ in sys.stdin:
     writer = os.fork()
     while not writer:

@@ -6,6 +6,7 @@ What speaks to object stores is imported once one is met: it takes a third of a 
 from __future__ import annotations
 
 import os
+import threading
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
 
 CONNECTIONS = 64  # requests in flight a process; botocore's default of 10 makes threads wait for each other
+
+_MAKING: dict[int, threading.Lock] = {}  # by process, as a fork may carry one that is held
 
 
 def is_remote(uri: str) -> bool:
@@ -36,7 +39,9 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     """
     if is_remote(uri):
         settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-        return _object_store(os.getpid(), settings), uri.removeprefix("s3://").rstrip("/")
+        process = os.getpid()
+        with _MAKING.setdefault(process, threading.Lock()):  # or each of the first threads would make one
+            return _object_store(process, settings), uri.removeprefix("s3://").rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"cannot open {uri!r}: only local paths and s3:// are supported", "use s3://bucket/prefix")
     import fsspec
