@@ -74,6 +74,18 @@ def bucket(store_endpoint: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def local_ray(store_endpoint: str) -> Iterator[None]:
+    """A running Ray with 2 logical CPUs whose workers know the store; runs in this process use it."""
+    import ray
+
+    from rtprune.corpus.ray_cluster import start_local
+
+    start_local(cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random model in the published layout, with a character tokenizer. Not to be written to."""
     from tests.checkpoints import write_random_checkpoint

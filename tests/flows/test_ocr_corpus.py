@@ -22,7 +22,7 @@ from tests.faults.sabotage import Strange
 from tests.processes import wait_until
 from tests.sources import assert_complete, quick_settings, write_corpus, write_pdf
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "local_ray")
 
 
 def parameters(checkpoint: Path) -> dict[str, Any]:
