@@ -21,8 +21,16 @@ settings.load_profile("same every time")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+#: Fixtures that start servers of many processes. A test that uses one is slow, however little it does there.
+SERVERS = {"local_ray", "prefect_server", "cluster"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that none of them is left to run alone at the end."""
+    for item in items:
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
