@@ -37,10 +37,12 @@ def started() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_local_ray_is_reachable_from_this_machine_only(started: dict[str, Any]) -> None:
     assert started["addresses"] == ["127.0.0.1"]
 
 
+@pytest.mark.slow
 def test_sigterm_to_all_of_the_group_reaches_the_driver_only(started: dict[str, Any]) -> None:
     assert any("raylet" in command for command in started["blocks"])
     assert all(started["blocks"].values()), started["blocks"]
