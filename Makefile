@@ -3,8 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-# two at a time: half of the suite waits for servers to start and for processes to die
-TOGETHER := --numprocesses 2 --dist loadfile
+# test files beside one another, in the order that tests/conftest.py gives them, the long ones first
+TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-quick check clean
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch counts the cores: test files run beside one another
+# Test files run beside one another, so cores are shared. These are read as torch and Ray are imported or started:
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins for another takes the other's core
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers would wait for all that runs beside them
 
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")
@@ -18,8 +21,16 @@ settings.load_profile("same every time")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+#: Fixtures that start servers of many processes. A test that uses one is slow, however little it does there.
+SERVERS = {"local_ray", "prefect_server", "cluster"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that none of them is left to run alone at the end."""
+    for item in items:
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -68,6 +79,18 @@ def bucket(store_endpoint: str) -> str:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=store_endpoint).create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def local_ray(store_endpoint: str) -> Iterator[None]:
+    """A running Ray with 2 logical CPUs whose workers know the store; runs in this process use it."""
+    import ray
+
+    from rtprune.corpus.ray_cluster import start_local
+
+    start_local(cpus=2)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
-
-from rtprune.dataset import Output, PageRow, PageSlice, Snapshot, Unit
+from rtprune.dataset import Output, PageRow, PageSlice, Unit
 from rtprune.settings import RunSettings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rtprune.dataset import Snapshot
 
 
 @dataclass(frozen=True)

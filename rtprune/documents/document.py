@@ -8,10 +8,6 @@ import stat
 from dataclasses import dataclass, field
 from typing import Literal
 
-from botocore.exceptions import ClientError, NoCredentialsError
-
-from rtprune.documents.pdf import open_pdf
-from rtprune.documents.picture import count_frames, picture_format
 from rtprune.errors import DocumentError, Reason, StoreError, UsageError
 from rtprune.store import get, is_remote, open_filesystem
 
@@ -87,6 +83,9 @@ def open_document(
     Raises:
         DocumentError: for one of the reasons "not-a-document", "encrypted", "no-pages" or "damaged".
     """
+    from rtprune.documents.pdf import open_pdf  # here, because readers of bytes and workers open no document
+    from rtprune.documents.picture import count_frames, picture_format
+
     doc_id = doc_id or hashlib.sha256(data).hexdigest()
     if picture_format(data):
         return Document(uri, doc_id, "image", count_frames(data, uri), data)
@@ -96,6 +95,8 @@ def open_document(
 
 def _credentials_rejected(uri: str) -> bool:
     """Whether the store refuses us rather than this object. Asks again: the reply to a size query gives no reason."""
+    from botocore.exceptions import ClientError, NoCredentialsError
+
     filesystem, path = open_filesystem(uri)
     bucket, key = path.split("/", 1)
     try:

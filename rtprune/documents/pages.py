@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
-from PIL import Image
-
 from rtprune.documents.document import Document
+from rtprune.documents.page import PageFault, PageImage
 from rtprune.documents.pdf import OpenPdf, open_pdf
 from rtprune.documents.picture import count_frames, open_picture, picture_format, read_frame
 from rtprune.documents.raster import Raster
@@ -21,58 +19,6 @@ DEFAULT_MAX_PIXELS = 50_000_000
 
 #: Page number -> pixels, their scale, the page's own text.
 Render = Callable[[int], tuple[Raster, float, str]]
-
-
-@dataclass(frozen=True)
-class PageImage:
-    """A page as a picture.
-
-    Attributes:
-        page: 1-based.
-        raster: its pixels, upright.
-        render_ms: time it took to decode or render.
-        scale: linear scale of the picture against what was asked for (the dpi, or the picture's own pixels);
-            below 1 where the page would have had more pixels than allowed.
-        text_layer: text that the page carries itself, as born-digital and some scanned PDF pages do; else empty.
-    """
-
-    page: int
-    raster: Raster = field(compare=False)
-    render_ms: float
-    scale: float = 1.0
-    text_layer: str = field(default="", repr=False, compare=False)
-
-    @property
-    def picture(self) -> Image.Image:
-        """Mode RGB; made anew each time."""
-        return self.raster.picture
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return self.raster.width
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return self.raster.height
-
-
-@dataclass(frozen=True)
-class PageFault:
-    """A page that could not be made into a picture.
-
-    Attributes:
-        page: 1-based.
-        reason: why not: the page's own reason, or why the document does not open.
-        message: what is wrong with it.
-        render_ms: time spent on it.
-    """
-
-    page: int
-    reason: Reason
-    message: str
-    render_ms: float
 
 
 def render_pages(

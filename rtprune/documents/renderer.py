@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
-from rtprune.documents.pages import PageFault, PageImage, open_pages
+from rtprune.documents.page import PageFault, PageImage
+from rtprune.documents.pages import open_pages
 from rtprune.documents.shared_bytes import map_bytes, share_bytes
 from rtprune.errors import DocumentError
 

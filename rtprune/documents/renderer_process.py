@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
-from rtprune.documents.pages import PageFault, PageImage
+from rtprune.documents.page import PageFault, PageImage
 from rtprune.documents.raster import Raster
 from rtprune.documents.shared_bytes import take_bytes
 from rtprune.errors import Reason, StoreError, UsageError

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from rtprune.documents.document_cache import DocumentCache, SharedDocument
-from rtprune.documents.pages import PageFault, PageImage
+from rtprune.documents.page import PageFault, PageImage
 from rtprune.documents.renderer_process import Lost, RendererProcess, RenderSettings
 from rtprune.documents.rendering import PageRange, Part, Rendering, Window
 from rtprune.errors import DocumentError, Reason

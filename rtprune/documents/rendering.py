@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rtprune.documents.document_cache import CachedDocument
-from rtprune.documents.pages import PageFault, PageImage
+from rtprune.documents.page import PageFault, PageImage
 
 if TYPE_CHECKING:
     from rtprune.documents.renderers import Renderers

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from fsspec.spec import AbstractFileSystem
 
-from rtprune.documents.inventory import is_inventory, read_inventory
 from rtprune.errors import UsageError
 from rtprune.store import get, is_remote, open_filesystem, require_reachable, store_errors
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
 
 MISSING = "missing"
 
@@ -82,6 +83,8 @@ def list_objects(source: str) -> Iterator[SourceObject]:
         UsageError: nothing there, access refused, or a source of an unknown kind.
         StoreError: the store does not answer.
     """
+    from rtprune.documents.inventory import is_inventory, read_inventory  # here, because inspectors list nothing
+
     if is_remote(source):
         require_reachable(source)
     if is_inventory(source) and _is_file(source):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import ot
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -69,6 +68,8 @@ def _scaled(kernel: Tensor, bin_kernel: float, steps: int, *, watch: bool) -> Te
 
 def by_pot(scores: Tensor, dustbin: float, regularisation: float) -> Tensor:
     """POT's solver in the log domain."""
+    import ot  # here, because it loads all of SciPy's statistics, and the solver is seldom asked for
+
     kept, dropped = scores.shape
     augmented = scores.new_full((kept + 1, dropped + 1), dustbin, dtype=torch.float64)
     augmented[:kept, :dropped] = scores

@@ -1,4 +1,7 @@
-"""What boto, s3fs and the operating system raise, turned into this package's errors."""
+"""What boto, s3fs and the operating system raise, turned into this package's errors.
+
+Boto is imported once something is raised: processes that meet no object store do without it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from rtprune.errors import StoreError, UsageError
 
@@ -55,6 +56,8 @@ def refusal_in(error: BaseException | None) -> Refusal | None:
 
     s3fs raises bare ``OSError`` for most codes and keeps the answer as their cause.
     """
+    from botocore.exceptions import ClientError
+
     while error is not None:
         if isinstance(error, ClientError):
             answer = error.response
@@ -82,23 +85,31 @@ def store_errors(uri: str) -> Iterator[None]:
         raise
     except NotADirectoryError as error:
         raise FileNotFoundError(f"no object {uri}") from error
-    except NoCredentialsError as error:
-        raise UsageError(
-            f"no credentials for {uri}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        ) from error
-    except (OSError, BotoCoreError, ClientError) as error:
-        refusal = refusal_in(error)
-        if isinstance(error, PermissionError):
-            raise _no_access(uri, refusal, error) from error
-        if refusal:
-            raise StoreError(
-                f"the store refused {refusal.operation} for {uri}: {refusal.code}", _HINTS.get(refusal.code)
-            ) from error
-        if isinstance(error, OSError) and not uri.startswith("s3://"):
-            raise StoreError(f"{uri}: {error.strerror or error}", "check the disk it lies on") from error
-        raise StoreError(
-            f"the store did not answer for {uri}: {type(error).__name__}", "check AWS_ENDPOINT_URL and the network"
-        ) from error
+    except Exception as error:
+        ours = _translated(uri, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _translated(uri: str, error: Exception) -> StoreError | UsageError | None:
+    """``error`` in this package's words; ``None`` where it is not about the store."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    if isinstance(error, NoCredentialsError):
+        return UsageError(f"no credentials for {uri}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+    if not isinstance(error, OSError | BotoCoreError | ClientError):
+        return None
+    refusal = refusal_in(error)
+    if isinstance(error, PermissionError):
+        return _no_access(uri, refusal, error)
+    if refusal:
+        return StoreError(f"the store refused {refusal.operation} for {uri}: {refusal.code}", _HINTS.get(refusal.code))
+    if isinstance(error, OSError) and not uri.startswith("s3://"):
+        return StoreError(f"{uri}: {error.strerror or error}", "check the disk it lies on")
+    return StoreError(
+        f"the store did not answer for {uri}: {type(error).__name__}", "check AWS_ENDPOINT_URL and the network"
+    )
 
 
 def _no_access(uri: str, refusal: Refusal | None, error: PermissionError) -> UsageError:

@@ -1,22 +1,25 @@
-"""Which filesystem a URI lies on; one client, with one pool of connections, a process."""
+"""Which filesystem a URI lies on; one client, with one pool of connections, a process.
+
+What speaks to object stores is imported once one is met: it takes a third of a second of every process.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from datetime import datetime
 from functools import cache
-from typing import Any
-
-import fsspec
-from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, HTTPClientError
-from botocore.utils import parse_timestamp
-from fsspec.spec import AbstractFileSystem
+from typing import TYPE_CHECKING, Any
 
 from rtprune.errors import UsageError
 from rtprune.store.errors import store_errors
 
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
+
 CONNECTIONS = 64  # requests in flight a process; botocore's default of 10 makes threads wait for each other
+
+_MAKING: dict[int, threading.Lock] = {}  # by process, as a fork may carry one that is held
 
 
 def is_remote(uri: str) -> bool:
@@ -36,9 +39,13 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     """
     if is_remote(uri):
         settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-        return _object_store(os.getpid(), settings), uri.removeprefix("s3://").rstrip("/")
+        process = os.getpid()
+        with _MAKING.setdefault(process, threading.Lock()):  # or each of the first threads would make one
+            return _object_store(process, settings), uri.removeprefix("s3://").rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"cannot open {uri!r}: only local paths and s3:// are supported", "use s3://bucket/prefix")
+    import fsspec
+
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
@@ -46,6 +53,9 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
 def _object_store(process: int, settings: frozenset[tuple[str, str]]) -> AbstractFileSystem:
     """One s3fs instance a process and set of AWS variables; s3fs itself would make one, with its own connections, for
     each thread."""
+    import fsspec
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+
     session = AioSession()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     config: dict[str, Any] = {
@@ -66,7 +76,12 @@ def _timestamp(value: Any) -> datetime:
         read = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         read = None
-    return read if read is not None and read.tzinfo else parse_timestamp(value)
+    if read is not None and read.tzinfo:
+        return read
+    from botocore.utils import parse_timestamp
+
+    parsed: datetime = parse_timestamp(value)
+    return parsed
 
 
 def require_reachable(uri: str) -> None:
@@ -78,6 +93,9 @@ def require_reachable(uri: str) -> None:
         StoreError: nothing answers at the endpoint, or nothing can be sent to it. Whatever it answers is left to
             whoever reads there in earnest.
     """
+    import fsspec
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, HTTPClientError
+
     options = {"config_kwargs": {"connect_timeout": 10, "retries": {"total_max_attempts": 2, "mode": "standard"}}}
     filesystem = fsspec.filesystem("s3", skip_instance_cache=True, **options)
     with store_errors(uri):

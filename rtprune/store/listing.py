@@ -6,13 +6,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
-
-from fsspec.spec import AbstractFileSystem
+from typing import TYPE_CHECKING, Any
 
 from rtprune.store import local
 from rtprune.store.errors import store_errors
 from rtprune.store.filesystem import is_remote, open_filesystem
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
 
 LISTINGS_IN_FLIGHT = 32
 

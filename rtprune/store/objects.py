@@ -8,18 +8,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
-
-from botocore.exceptions import ClientError
-from fsspec.asyn import sync
-from fsspec.spec import AbstractFileSystem
-from s3fs.core import S3_RETRYABLE_ERRORS
-from s3fs.errors import translate_boto_error
+from typing import TYPE_CHECKING, Any
 
 from rtprune.errors import StoreError
 from rtprune.store import local
 from rtprune.store.errors import refusal_in, store_errors
 from rtprune.store.filesystem import is_remote, open_filesystem
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
 
 READS_IN_FLIGHT = 32
 BROKEN_READS_BORNE = 5
@@ -140,6 +137,9 @@ def get_many(uris: Sequence[str]) -> dict[str, bytes]:
 
 def _get_object(filesystem: AbstractFileSystem, path: str) -> tuple[bytes, str]:
     """One GetObject. s3fs's ``cat_file`` asks for the size first, and may mix two versions of a large object."""
+    from fsspec.asyn import sync
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
     bucket, key, _ = filesystem.split_path(path)
     for number in range(1, BROKEN_READS_BORNE + 1):
         answer = filesystem.call_s3("get_object", Bucket=bucket, Key=key)
@@ -184,6 +184,9 @@ def delete_many(uris: Sequence[str]) -> None:
 
 
 def _delete_objects(filesystem: AbstractFileSystem, paths: Sequence[str]) -> None:
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
     bucket = filesystem.split_path(paths[0])[0]
     keys = [{"Key": filesystem.split_path(path)[1]} for path in paths]
     answer: dict[str, Any] = filesystem.call_s3(

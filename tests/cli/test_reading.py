@@ -57,6 +57,7 @@ def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: 
     assert "cannot write" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_a_run_of_which_too_much_failed_says_so_keeps_the_rest_and_ends_with_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

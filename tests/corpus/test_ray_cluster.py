@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from rtprune.corpus.ray_cluster import live_nodes, ray_session
 
+#: Starts Ray, and prints what the tests below ask of it.
+STARTED = """
+import json, os, signal
+from rtprune.corpus.ray_cluster import start_local
+from tests.processes import descendants
 
-def test_local_ray_is_reachable_from_this_machine_only() -> None:
-    code = (
-        "from rtprune.corpus.ray_cluster import start_local\n"
-        "start_local(cpus=1)\n"
-        "import ray\n"
-        "print([node['NodeManagerAddress'] for node in ray.nodes()])\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.splitlines()[-1] == "['127.0.0.1']"
+start_local(cpus=1)
+import ray
+
+blocks = {}
+for pid, command in descendants(os.getpid()).items():
+    status = open(f"/proc/{pid}/status").read()
+    blocks[command] = bool(int(status.split("SigBlk:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
+driver = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+addresses = [node["NodeManagerAddress"] for node in ray.nodes()]
+print(json.dumps({"addresses": addresses, "blocks": blocks, "driver blocks": driver}))
+"""
 
 
-def test_sigterm_to_all_of_the_group_reaches_the_driver_only() -> None:
-    code = (
-        "import os, signal\n"
-        "from rtprune.corpus.ray_cluster import start_local\n"
-        "from tests.processes import descendants\n"
-        "start_local(cpus=1)\n"
-        "for pid, command in descendants(os.getpid()).items():\n"
-        "    status = open(f'/proc/{pid}/status').read()\n"
-        "    blocked = int(status.split('SigBlk:')[1].split()[0], 16)\n"
-        "    print(bool(blocked >> (signal.SIGTERM - 1) & 1), command.split()[0])\n"
-        "print('driver', signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *processes, driver = ended.stdout.splitlines()
-    assert any("raylet" in line for line in processes)
-    assert all(line.startswith("True") for line in processes), processes
-    assert driver == "driver False"
+@pytest.fixture(scope="module")
+def started() -> dict[str, Any]:
+    ended = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_local_ray_is_reachable_from_this_machine_only(started: dict[str, Any]) -> None:
+    assert started["addresses"] == ["127.0.0.1"]
+
+
+@pytest.mark.slow
+def test_sigterm_to_all_of_the_group_reaches_the_driver_only(started: dict[str, Any]) -> None:
+    assert any("raylet" in command for command in started["blocks"])
+    assert all(started["blocks"].values()), started["blocks"]
+    assert not started["driver blocks"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -23,7 +23,7 @@ from rtprune.dataset import (
 )
 from rtprune.dataset.parquet import checksum_holds
 from rtprune.dataset.schema import PAGES
-from rtprune.store import find, get, join, open_filesystem
+from rtprune.store import find, get, get_many, join, open_filesystem, put
 
 CONFIG = {"model": "mini", "mode": "tiny", "task": None, "prune": "dynamic", "max_output_tokens": 64, "dpi": 144}
 
@@ -73,6 +73,19 @@ def rows_of(unit: Unit, say: str = "text", status: str = "ok") -> list[PageRow]:
         for piece in unit.slices
         for page in range(piece.first_page, piece.last_page + 1)
     ]
+
+
+def objects_of(output: Output) -> dict[str, bytes]:
+    """Every object of a dataset, by its path within OUTPUT."""
+    return {uri.removeprefix(output.uri): data for uri, data in get_many(find(output.uri)).items()}
+
+
+def copied(objects: Mapping[str, bytes], uri: str) -> Output:
+    """The dataset of these ``objects`` at ``uri``, as if it had been written there: nothing in it depends on where it
+    lies, and copying is much less work."""
+    for path, data in objects.items():
+        put(join(uri, path), data)
+    return Output.existing(uri)
 
 
 def glob_pages(output: Output) -> list[tuple[str, int]]:

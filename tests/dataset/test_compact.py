@@ -42,7 +42,16 @@ from rtprune.dataset.schema import PAGES
 from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import delete, find, get, join, open_filesystem, put
 from tests.conftest import REPOSITORY
-from tests.dataset.samples import CONFIG, check_exactly_once, document, glob_pages, plan, rows_of
+from tests.dataset.samples import (
+    CONFIG,
+    check_exactly_once,
+    copied,
+    document,
+    glob_pages,
+    objects_of,
+    plan,
+    rows_of,
+)
 
 #: A unit's file has about 40 kB: two fit, and what comes of them is small no more.
 TARGET = 90_000
@@ -66,10 +75,17 @@ def page_files(output: Output) -> list[str]:
     return [uri.removeprefix(output.uri + "/") for uri in find(join(output.uri, "pages"))]
 
 
-@pytest.fixture
-def filled(output: Output) -> Output:
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Of `filled`, made once."""
+    output = Output.open(str(tmp_path_factory.mktemp("filled") / "out"), CONFIG)
     fill(output)
-    return output
+    return objects_of(output)
+
+
+@pytest.fixture
+def filled(objects: dict[str, bytes], output_uri: str) -> Output:
+    return copied(objects, output_uri)
 
 
 def in_order(table: pa.Table) -> pa.Table:
@@ -233,12 +249,13 @@ def test_readers_see_every_page_once_at_every_moment(filled: Output) -> None:
 def test_killed_at_any_operation_nothing_changes_and_the_next_one_ends_it(output_uri: str) -> None:
     moments = random.Random(3)
     corpus = CORPUS[:4]
+    first = Output.open(f"{output_uri}-0", CONFIG)
+    fill(first, corpus)
+    objects, before = objects_of(first), pages(first)
     over, kill = False, 0
     while not over:
         kill += 1
-        output = Output.open(f"{output_uri}-{kill}", CONFIG)
-        fill(output, corpus)
-        before = pages(output)
+        output = copied(objects, f"{output_uri}-{kill}")
         over = survives(output, kill)
         assert pages(output) == before
         if moments.random() < 0.5:  # whoever ends it may be killed as well

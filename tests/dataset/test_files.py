@@ -207,7 +207,7 @@ def test_a_finished_corpus_run_again_does_no_work_and_writes_nothing(output_uri:
     assert snapshot(Output.existing(output_uri)) == before
 
 
-@pytest.mark.parametrize("output_uri", ["local", pytest.param("store", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_every_page_is_there_once(output: Output) -> None:
     """Two processes do the same work at once and are killed together, again and again, then left to end it."""
     moments = random.Random(7)

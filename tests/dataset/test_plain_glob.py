@@ -88,7 +88,7 @@ def by_file(rows: list[tuple[str, int, str]]) -> dict[str, set[tuple[str, int]]]
     return files
 
 
-@pytest.mark.parametrize("output_uri", ["local", pytest.param("store", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_a_plain_glob_sees_each_page_once_while_runs_write_and_are_killed(output: Output) -> None:
     over = Event()
     before: set[tuple[str, int]] = set()

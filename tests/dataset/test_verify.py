@@ -37,23 +37,39 @@ from rtprune.dataset.parquet import parquet_bytes
 from rtprune.dataset.plan import PLAN
 from rtprune.dataset.schema import PAGES, SCHEMA_VERSION
 from rtprune.store import delete, find, get, join, put
-from tests.dataset.samples import CONFIG, document, plan, planned_units, publish_documents, rows_of
+from tests.dataset.samples import (
+    CONFIG,
+    copied,
+    document,
+    objects_of,
+    plan,
+    planned_units,
+    publish_documents,
+    rows_of,
+)
 
 CORPUS = [document("a", 5), document("b", 3), document("c", 9)]
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 LOST = DocumentRow("s3://in/lost.pdf", "1", 3, "failed", reason="unreachable")
 
 
-@pytest.fixture
-def filled(output: Output) -> Output:
-    """Five units of two plans, four of them compacted into one file, the last read later."""
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Of `filled`, made once."""
+    output = Output.open(str(tmp_path_factory.mktemp("filled") / "out"), CONFIG)
     for unit in plan(output, [*CORPUS, LOST], unit_pages=4, run_id="r1"):
         commit_unit(output, unit, rows_of(unit), "r1")
     compact_dataset(output)
     for unit in plan(output, [document("d", 2)], unit_pages=4, run_id="r2"):
         commit_unit(output, unit, rows_of(unit), "r2")
     record_run(output, RunRow("r2", NOW, NOW, NOW, "finished", "in", {}))
-    return output
+    return objects_of(output)
+
+
+@pytest.fixture
+def filled(objects: dict[str, bytes], output_uri: str) -> Output:
+    """Five units of two plans, four of them compacted into one file, the last read later."""
+    return copied(objects, output_uri)
 
 
 def kinds(verdict: Verdict) -> dict[str, int]:

@@ -93,6 +93,7 @@ def cluster(faulty_store: FaultyStore, tmp_path_factory: pytest.TempPathFactory)
             str(BINARIES / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
             f"--port={port}", f"--ray-client-server-port={free_port()}", "--include-dashboard=false",
             f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={scratch}", "--object-store-memory=100000000",
+            "--no-monitor", "--include-log-monitor=false",
         ]  # fmt: skip
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:

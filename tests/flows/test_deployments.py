@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from prefect.workers.process import ProcessWorker
 from flows.compact_dataset import compact_dataset
 from flows.ocr_corpus import ocr_corpus
 from rtprune.dataset import Output, done_units, verify_dataset
-from tests.processes import wait_until
+from tests.processes import descendants, wait_until
 from tests.sources import assert_complete, quick_settings, write_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,18 +50,16 @@ def test_every_deployment_names_a_flow_and_parameters_that_it_has() -> None:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A process in the background, ended and waited for, as long as it is worth it."""
+    """A process in the background, killed with all below it: asked to end, a Prefect worker takes its time."""
     with log.open("w") as sink:
         process = subprocess.Popen([*PREFECT, *command], env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            for pid in [process.pid, *descendants(process.pid)]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tests.faults.sabotage import Strange
 from tests.processes import wait_until
 from tests.sources import assert_complete, quick_settings, write_corpus, write_pdf
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "local_ray")
 
 
 def parameters(checkpoint: Path) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def test_flow_reads_shows_savings_and_warnings_and_leaves_nothing_for_flow_or_dr
     assert run_corpus(str(source), out, quick_settings(random_checkpoint)).status == "nothing to do"
 
 
-def test_flow_of_which_too_much_failed_ends_as_failed(tmp_path: Path, random_checkpoint: Path) -> None:
+def test_flow_of_which_too_much_failed_ends_as_failed(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "source", documents=1, pages=1)
     damaged = write_pdf(source / "damaged.pdf", 1)
     damaged.write_bytes(damaged.read_bytes()[:200])
-    given = parameters(random_checkpoint) | {"max_failed": "0"}
+    given: Any = {"model": "none", "workers": 1, "max_failed": "0"}
     state = ocr_corpus(str(source), str(tmp_path / "out"), **given, return_state=True)
     assert state.is_failed()
     assert state.message == "1 of 2 documents failed, more than the 0 that may (--max-failed)"

@@ -101,7 +101,10 @@ class TestDecoder:
 
 @pytest.mark.slow
 def test_the_full_size_encoder_agrees_with_the_original(shared_data: Path) -> None:
-    """SAM, CLIP and projector at full size, at 640, 1024 and with two tiles. Takes about 5 GB of memory."""
+    """SAM, CLIP and projector at full size, at 640, and at 1024 with two tiles of 640. Takes about 5 GB of memory.
+
+    The reference's third picture, 1024 without tiles, would take half a minute more, and go no other way than these.
+    """
     with np.load(shared_data / "deepseek-ocr" / "reference" / "vision_reference.npz") as arrays:
         truth = dict(arrays)
     config = {
@@ -116,13 +119,13 @@ def test_the_full_size_encoder_agrees_with_the_original(shared_data: Path) -> No
     del weights
 
     views = []
-    for case, side, count in (("g640", 640, 0), ("g1024", 1024, 0), ("g1024_t2x1", 1024, 2)):
+    for case, side, count in (("g640", 640, 0), ("g1024_t2x1", 1024, 2)):
         drawn = [torch.from_numpy(reference.view(f"{case}.tile{index}", 640)) for index in range(count)]
         layout = TokenLayout.deepseek_ocr(side // 64, (2, 1) if drawn else None)
         global_view = torch.from_numpy(reference.view(f"{case}.global", side))
         tiles, grid = (torch.stack(drawn), (2, 1)) if drawn else (None, (1, 1))
         views.append(Views("", global_view, tiles, grid, layout, (0, 0, side, side), (side, side)))
-    for case, view, tokens in zip(("g640", "g1024", "g1024_t2x1"), views, model.encode(views), strict=True):
+    for case, view, tokens in zip(("g640", "g1024_t2x1"), views, model.encode(views), strict=True):
         assert list(tokens.shape) == truth[f"{case}.shape"].tolist() == [view.layout.length, 1280]
         close(tokens[::7, ::16], truth[f"{case}.features_sub"])
         close(tokens.double().norm(dim=1), truth[f"{case}.row_norms"])
