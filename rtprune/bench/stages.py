@@ -17,7 +17,7 @@ from rtprune.engine.decoding import Decoding, clock_ms
 from rtprune.engine.kernels import kernels_of
 from rtprune.engine.prompts import PromptEmbeddings, assemble_prompt
 from rtprune.models.protocol import OcrModel, Views
-from rtprune.pruning import PruneConfig, Pruned, prune
+from rtprune.pruning import PruneConfig, Pruned, prune_batch
 
 STEPS = 24  # decode steps that are timed, at most
 _COPIED = {"cuda": 2**30, "cpu": 2**28}  # bytes, far beyond what caches hold
@@ -34,7 +34,7 @@ class PrefillCost:
         tokens_pruned: after dynamic pruning, mean.
         unpruned: of visual tokens as they are, up to the first token.
         pruned: the same with pruning first.
-        prune: of pruning itself, page by page as the engine does it.
+        prune: of pruning itself, all pages together as the engine does it.
         gain: unpruned / pruned, medians.
     """
 
@@ -147,11 +147,13 @@ class Batch:
         )
 
     def _pruned(self, pruning: PruneConfig) -> list[Pruned]:
-        found = []
-        for views, features in self._pages:
-            view = views.to(self._model.device).global_view if pruning.ratio == "dynamic" else None
-            found.append(prune(features, views.layout, view, pruning))
-        return found
+        needed = [views.to(self._model.device).global_view for views, _ in self._pages]
+        return prune_batch(
+            [features for _, features in self._pages],
+            [views.layout for views, _ in self._pages],
+            needed if pruning.ratio == "dynamic" else None,
+            pruning,
+        )
 
     def _prompts(self, pages: Sequence[Pruned]) -> list[PromptEmbeddings]:
         return [

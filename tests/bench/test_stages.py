@@ -39,12 +39,12 @@ def test_a_batch_is_as_large_as_the_slots_whatever_the_pages(model: DeepSeekOcr)
 
 
 def test_pruned_prefill_counts_pruning_itself(model: DeepSeekOcr, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that stands still but for a millisecond at each pruning."""
-    prune, now = stages.prune, 0.0
+    """A clock that stands still but for a millisecond for each page that is pruned."""
+    prune, now = stages.prune_batch, 0.0
 
     def pruning(*given: Any) -> Any:
         nonlocal now
-        now += 1
+        now += len(given[0])
         return prune(*given)
 
     def timed(call: Callable[[], object], repeats: int, device: torch.device) -> stages.Milliseconds:
@@ -52,7 +52,7 @@ def test_pruned_prefill_counts_pruning_itself(model: DeepSeekOcr, monkeypatch: p
         call()
         return stages.Milliseconds(*[now - begin + 1] * 3)
 
-    monkeypatch.setattr(stages, "prune", pruning)
+    monkeypatch.setattr(stages, "prune_batch", pruning)
     monkeypatch.setattr(stages, "measured", timed)
     cost = batch_of(model, 2).prefill(3)
     assert cost.tokens_unpruned == 73
