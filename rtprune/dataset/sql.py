@@ -13,7 +13,7 @@ from rtprune.dataset.files import current_files
 from rtprune.dataset.layout import Output
 from rtprune.dataset.read import read_documents
 from rtprune.dataset.schema import PAGES, RUNS
-from rtprune.errors import UsageError
+from rtprune.errors import RTPruneError, UsageError
 from rtprune.scratch import scratch
 from rtprune.store import find, is_remote, join, open_filesystem
 
@@ -76,8 +76,9 @@ def query(output: Output, statement: str) -> Iterator[Answer]:
 
     Raises:
         UsageError: DuckDB refuses the statement, at once or while rows are fetched.
+        RTPruneError: a file cannot be read, of the dataset or one that the statement names.
     """
-    with connected(output) as database, _refusals():
+    with _refusals(), connected(output) as database:
         database.execute(statement)
         yield Answer([column[0] for column in database.description or ()], _fetched(database))
 
@@ -91,5 +92,13 @@ def _fetched(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 def _refusals() -> Iterator[None]:
     try:
         yield
+    except (duckdb.IOException, duckdb.SerializationException) as error:
+        raise _unreadable(error) from error
     except duckdb.Error as error:
+        if ".parquet" in str(error) and isinstance(error, duckdb.InvalidInputException):
+            raise _unreadable(error) from error
         raise UsageError(f"DuckDB refuses this query: {error}", "there are " + ", ".join(TABLES)) from error
+
+
+def _unreadable(error: duckdb.Error) -> RTPruneError:
+    return RTPruneError(f"a file cannot be read: {error}", "rtprune verify tells which files of a dataset are damaged")

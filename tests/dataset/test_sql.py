@@ -8,7 +8,8 @@ import pytest
 
 from rtprune.dataset import DocumentRow, Output, commit_unit, compact_dataset
 from rtprune.dataset.sql import TABLES, query
-from rtprune.errors import Reason, UsageError
+from rtprune.errors import Reason, RTPruneError, UsageError
+from rtprune.store import find, get, join, put
 from tests.dataset.samples import document, plan, rows_of
 
 
@@ -62,3 +63,14 @@ def test_what_duckdb_refuses_is_a_usage_error_that_names_the_tables(filled: Outp
     with pytest.raises(UsageError) as caught:
         rows(filled, statement)
     assert "pages, documents, runs, failures, savings" in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 40, 0.5])
+def test_a_damaged_file_of_the_dataset_is_no_fault_of_the_question(filled: Output, keep: float) -> None:
+    uri = find(join(filled.uri, "pages"), ".parquet")[0]
+    content = get(uri)
+    put(uri, content[: int(len(content) * keep) if keep < 1 else int(keep)])
+    with pytest.raises(RTPruneError, match="a file cannot be read") as raised:
+        rows(filled, "SELECT sum(length(text)) FROM pages")
+    assert not isinstance(raised.value, UsageError)
+    assert "rtprune verify" in str(raised.value)
