@@ -261,7 +261,8 @@ def test_a_layer_is_guessed_from_where_the_first_token_left_it(mini: DeepSeekOcr
     (plain,) = engine(mini, tokens=400, guess=False).read([picture])
     (page,) = engine(mini, tokens=400).read([picture], [plain.text])
     # the prefill gives one token, then guesses of 8 and of 16 and what is left of 32 are right
-    assert (page.output_tokens, page.decode_steps) == (36, 4)
+    assert 1 + 9 + 17 < plain.output_tokens < 1 + 9 + 17 + 33
+    assert (page.output_tokens, page.decode_steps) == (plain.output_tokens, 4)
 
 
 def test_slots_are_refilled_after_memory_was_full(
