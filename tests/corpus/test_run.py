@@ -181,7 +181,8 @@ def test_a_worn_worker_is_replaced(tmp_path: Path, random_checkpoint: Path, monk
     settings = quick_settings(random_checkpoint, unit_pages=1, workers=1)
     summary = run_corpus(str(source), str(tmp_path / "out"), settings)
     processes = set(read_pages(Output.existing(summary.output)).column("model").to_pylist())
-    assert len(processes) >= 12 / run.units_in_flight(settings, gpu=False), "other units are with the worker when the first ends"
+    # other units are with the worker when the first ends
+    assert len(processes) >= 12 / run.units_in_flight(settings, gpu=False)
     assert assert_complete(summary.output) == {"ok": 12}
 
 
