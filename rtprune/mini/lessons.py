@@ -24,6 +24,7 @@ CLASSES = len(CHARACTERS)  # class 0 (the newline's place) means blank
 LINES, COUNTS = 24, 64  # more than a page and a line hold
 IGNORED = -100
 LENGTH_STEP = 64  # sequences are padded to multiples: a CPU kernel is compiled anew for every length
+GPU_LENGTH_STEP = 128  # a step is recorded for every length
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,14 @@ class Batch:
         return ((self.pixels.float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1)
 
 
-def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0, pruned_share: float = 0.0) -> Batch:
-    """Tensors of ``pages``.
+def make_batch(
+    pages: list[Page],
+    rng: np.random.Generator,
+    noise: float = 0.0,
+    pruned_share: float = 0.0,
+    length_step: int = LENGTH_STEP,
+) -> Batch:
+    """Tensors of ``pages``; sequences are padded to multiples of ``length_step``.
 
     A share ``noise`` of the text's input characters is replaced at random, which teaches the decoder to keep its place
     after a misread character. A share ``pruned_share`` of the pages loses some of its blank tokens at random, and with
@@ -91,7 +98,7 @@ def make_batch(pages: list[Page], rng: np.random.Generator, noise: float = 0.0, 
     as_tokens = cells.reshape(len(pages), grid, TOKEN // CELL_HEIGHT, grid, TOKEN // CELL_WIDTH)
     as_tokens = as_tokens.transpose(0, 1, 3, 2, 4).reshape(len(pages), grid * grid, CELLS)
     ink = pictures.reshape(len(pages), grid, TOKEN, grid, TOKEN).min(axis=(2, 4)).reshape(len(pages), -1) < 250
-    ids, labels, gaze, column, line, count = _sequences(pages, grid, rng, noise)
+    ids, labels, gaze, column, line, count = _sequences(pages, grid, rng, noise, length_step)
     pruned = _prune_blanks(torch.from_numpy(ink), grid, rng, pruned_share)
     gaze[pruned.gather(1, gaze.clamp(min=0))] = -1
     lines, counts = zip(*(_numbering(page, grid) for page in pages), strict=True)
@@ -136,11 +143,13 @@ def _cells(page: Page, side: int) -> np.ndarray:
     return cells
 
 
-def _sequences(pages: list[Page], grid: int, rng: np.random.Generator, noise: float) -> tuple[Tensor, ...]:
+def _sequences(
+    pages: list[Page], grid: int, rng: np.random.Generator, noise: float, length_step: int
+) -> tuple[Tensor, ...]:
     block = grid * (grid + 1) + 1
     head = [BOS, *[IMAGE] * block, *character_ids(PROMPT)]
     longest = len(head) + max(len(page.text) for page in pages)
-    longest += -longest % LENGTH_STEP
+    longest += -longest % length_step
     ids = np.full((len(pages), longest), PAD, np.int64)
     labels = np.full((len(pages), longest), IGNORED, np.int64)
     gaze = np.full((len(pages), longest), -1, np.int64)

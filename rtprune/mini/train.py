@@ -13,46 +13,43 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 from transformers import UnlimitedOcrForConditionalGeneration
-from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrTextExperts, apply_rotary_pos_emb
+from transformers.models.unlimited_ocr.modeling_unlimited_ocr import apply_rotary_pos_emb
 
 from rtprune.mini.architecture import CONFIG, initialise_by_fan_in, tokenizer
-from rtprune.mini.generator import PRINT, SANS, SERIF, TYPEWRITER, draw_page
+from rtprune.mini.feeding import LESSONS, WORDS, Batches, Drawing, Feed, drawn
 from rtprune.mini.lessons import (
+    GPU_LENGTH_STEP,
     IGNORED,
+    LENGTH_STEP,
     Batch,
     CellHeads,
     CountingHeads,
     gaze_loss,
-    make_batch,
     place_loss,
     premise_loss,
 )
+from rtprune.mini.stepping import RecordedStep, Step, make_recordable
 from rtprune.models.checkpoint import resolve
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from rtprune.models.family import published_state_dict
 from rtprune.models.weights import save_tensors
 
-#: Designs that a page is drawn from, evenly, lesson by lesson.
-LESSONS = ((PRINT,), (PRINT, TYPEWRITER), (PRINT, TYPEWRITER, SANS), (PRINT, TYPEWRITER, SANS, SERIF))
-WORDS, FULL_PAGE = (5, 100), (90, 100)  # more words than fit: the encoder learns most from full pages
 #: Share of the time of each stage of the curriculum.
 SHARES = {"encoder": 0.4, "decoder": 0.15, "joint": 0.45}
 #: Share of a stage by which its last lesson begins.
 ALL_FONTS = {"encoder": 0.3, "decoder": 0.3, "joint": 0.0}
 #: learning rates at the beginning and the end of a stage; 1e-3 in the last one makes the encoder forget its letters
-RATES = {"encoder": (1e-3, 1e-4), "decoder": (1e-3, 2e-4), "joint": (4e-4, 1e-5)}
+RATES = {"encoder": (1e-3, 1e-4), "decoder": (1e-3, 2e-4), "joint": (6e-4, 1e-5)}
 PLACE_LAYER, GAZE_LAYER = 1, 2
 SAVE_EVERY_S, TELL_EVERY_S = 60.0, 5.0
 
@@ -65,55 +62,6 @@ class Progress:
     lesson: int = 0
     step: int = 0
     pages: int = 0
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What pages are drawn at present; shared with the processes that draw them.
-
-    Attributes:
-        state: float64 [4] in shared memory: the lesson, the share of full pages, the share of characters that are
-            replaced, the share of pages that lose blank tokens.
-    """
-
-    state: Tensor
-
-    @classmethod
-    def shared(cls) -> Drawing:
-        """The first lesson's."""
-        return cls(torch.zeros(4, dtype=torch.float64).share_memory_())  # type: ignore[no-untyped-call]
-
-    def begin(self, stage: str, lesson: int) -> None:
-        """Draw pages for a lesson of a stage from now on."""
-        encoder, joint = stage == "encoder", stage == "joint"
-        now = [lesson, 0.8 * encoder, 0.0 if encoder else 0.03, 0.5 * joint]
-        self.state.copy_(torch.tensor(now, dtype=torch.float64))
-
-
-class Batches(IterableDataset[Batch]):
-    """Endless batches of fresh pages; a quarter of them repeats earlier lessons."""
-
-    def __init__(self, drawing: Drawing, pages: int, words: tuple[int, int], seed: int) -> None:
-        self._drawing = drawing
-        self._pages = pages
-        self._words = words
-        self._seed = seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = torch.utils.data.get_worker_info()
-        if worker is not None:
-            torch.set_num_threads(1)
-        rng = np.random.default_rng([self._seed, worker.id if worker else 0])
-        while True:
-            lesson, full, noise, pruned = self._drawing.state.tolist()
-            pages = []
-            for _ in range(self._pages):
-                earlier = lesson and rng.random() < 0.25
-                designs = LESSONS[int(rng.integers(lesson)) if earlier else int(lesson)]
-                design = designs[rng.integers(len(designs))]
-                words = FULL_PAGE if rng.random() < full else self._words
-                pages.append(draw_page(rng, "training", replace(design, words=words)))
-            yield make_batch(pages, rng, noise=noise, pruned_share=pruned)
 
 
 class Trainer:
@@ -138,9 +86,7 @@ class Trainer:
         self.model.model.vision_tower.sam_encoder.neck.register_forward_hook(
             lambda module, inputs, output: self.patches.append(output)
         )
-        for module in self.model.modules():
-            if isinstance(module, UnlimitedOcrTextExperts):
-                module.forward = MethodType(all_experts, module)
+        make_recordable(self.model)
         self.gaze: dict[str, Tensor] = {}
         for layer in (PLACE_LAYER, GAZE_LAYER):
             attention = self.model.model.language_model.layers[layer].self_attn
@@ -201,9 +147,15 @@ class Trainer:
         rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(queries, keys, *inner.rotary_emb(embedded, positions))
         return rotated
 
-    def curriculum(self, minutes: float, pages: int, drawers: int, export: Path) -> None:
-        """All stages in turn, in ``minutes`` together; what has been learnt is exported after each."""
-        for stage, share in SHARES.items():
+    def curriculum(
+        self, minutes: float, pages: int, drawers: int, export: Path, shares: Sequence[float] = tuple(SHARES.values())
+    ) -> None:
+        """All stages in turn, in ``minutes`` together; what has been learnt is exported after each.
+
+        Args:
+            shares: of the time, for each stage.
+        """
+        for stage, share in zip(SHARES, shares, strict=True):
             self.run(stage, minutes * share, pages, *RATES[stage], drawers=drawers)
             self.export(export)
 
@@ -215,13 +167,18 @@ class Trainer:
             drawers: processes that draw them; this one does where there are none.
         """
         self.progress.stage = stage
-        parameters = self._trainable(stage)
         cuda = self.device.type == "cuda"
-        optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=cuda)
+        optimiser = torch.optim.AdamW(
+            self._trainable(stage),
+            lr=torch.tensor(rate, device=self.device) if cuda else rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=cuda,
+            capturable=cuda,
+        )
+        learn = (RecordedStep if cuda else Step)(partial(self._losses, stage), optimiser)
         self.drawing.begin(stage, self._lesson(stage, 0.0))
-        if self._batches is None:
-            self._batches = self._drawn(pages, drawers)
-        batches = self._batches
+        batches = self._fed(pages, drawers)
         recent: deque[Tensor] = deque(maxlen=100)
         next(batches)  # time counts from the first one on
         begin = saved = told = time.monotonic()
@@ -233,14 +190,8 @@ class Trainer:
                 self.progress.lesson = lesson
                 self.drawing.begin(stage, lesson)
             now = last_rate + 0.5 * (rate - last_rate) * (1 + math.cos(math.pi * share))
-            for group in optimiser.param_groups:
-                group["lr"] = now * min(1.0, (step + 1) / 100)
-            loss, measures = self._losses(stage, next(batches).to(self.device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            recent.append(measures)
+            set_rate(optimiser, now * min(1.0, (step + 1) / 100))
+            recent.append(learn(next(batches)))
             step, seen = step + 1, seen + pages
             self.progress.step += 1
             self.progress.pages += pages
@@ -253,17 +204,15 @@ class Trainer:
                 self.save()
         self.save()
 
-    def _drawn(self, pages: int, drawers: int) -> Iterator[Batch]:
-        return iter(
-            DataLoader(
-                Batches(self.drawing, pages, self.words, self.seed + self.progress.step),
-                batch_size=None,
-                num_workers=drawers,
-                pin_memory=self.device.type == "cuda",
-                prefetch_factor=2 if drawers else None,
-                multiprocessing_context="spawn" if drawers else None,
-            )
-        )
+    def _fed(self, pages: int, drawers: int) -> Iterator[Batch]:
+        if self._batches is None:
+            cuda, seed = self.device.type == "cuda", self.seed + self.progress.step
+            batches = Batches(self.drawing, pages, self.words, seed, GPU_LENGTH_STEP if cuda else LENGTH_STEP)
+            fresh = drawn(batches, drawers, pin=cuda)
+            self._batches = Feed(fresh, self.device, seed) if cuda else fresh
+        elif isinstance(self._batches, Feed):
+            self._batches.forget()
+        return self._batches
 
     def _lesson(self, stage: str, share: float) -> int:
         """The lesson at that ``share`` of a stage's time."""
@@ -338,15 +287,13 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-def all_experts(experts: UnlimitedOcrTextExperts, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """What the chosen experts make of ``hidden`` [n, D], by asking all of them.
-
-    A CPU kernel is compiled anew for every shape; groups of ever changing size would spend most of a step on that.
-    """
-    gates = torch.zeros(len(hidden), experts.num_experts, device=hidden.device).scatter_add(1, chosen, weights.float())
-    gate, up = torch.einsum("nd,eod->eno", hidden, experts.gate_up_proj).chunk(2, dim=-1)
-    out = torch.einsum("enh,edh->end", experts.act_fn(gate) * up, experts.down_proj)
-    return torch.einsum("end,ne->nd", out, gates.to(out.dtype)).to(hidden.dtype)
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Learn at ``rate`` from now on, in a recorded step too."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def main() -> None:
@@ -354,6 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("training"), help="where the state is kept")
     parser.add_argument("--curriculum", action="store_true", help="all stages in turn")
+    parser.add_argument("--shares", type=float, nargs=3, default=[*SHARES.values()], help="of the time, of each stage")
     parser.add_argument("--stage", choices=list(SHARES), default="encoder")
     parser.add_argument("--minutes", type=float, default=0.0, help="how long; 0 to export only")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint there afterwards")
@@ -370,7 +318,7 @@ def main() -> None:
         trainer.start_from(arguments.start_from)
     if arguments.curriculum:
         export = arguments.export or arguments.folder / "checkpoint"
-        trainer.curriculum(arguments.minutes, arguments.pages, arguments.drawers, export)
+        trainer.curriculum(arguments.minutes, arguments.pages, arguments.drawers, export, arguments.shares)
     elif arguments.minutes:
         rates = RATES[arguments.stage]
         trainer.run(arguments.stage, arguments.minutes, arguments.pages, *rates, drawers=arguments.drawers)

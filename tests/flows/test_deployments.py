@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,11 +71,21 @@ class Deployed:
     api: str
 
     def ask(self, path: str, given: object = None) -> Any:
-        """What the server answers; a POST where something is ``given``."""
+        """What the server answers; a POST where something is ``given``.
+
+        Asked again where the server says it is busy, as Prefect's own client does: its SQLite was locked.
+        """
         data = None if given is None else json.dumps(given).encode()
         request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        pauses = [8, 4, 2, 1]
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not pauses:
+                    raise
+                time.sleep(pauses.pop())
 
     def start(self, deployment: str, **parameters: object) -> str:
         """Id of a new flow run."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from rtprune.mini.train import LESSONS, Batches, Drawing, Trainer, all_experts
+from rtprune.mini.feeding import LESSONS, Batches, Drawing, Feed
+from rtprune.mini.generator import draw_page
+from rtprune.mini.lessons import Batch, make_batch
+from rtprune.mini.stepping import all_experts, relative_positions
+from rtprune.mini.train import Trainer
 from rtprune.models import load_model
 
 
@@ -86,3 +92,33 @@ def test_fonts_come_in_one_after_the_other_and_all_of_them_in_time(tmp_path: Pat
     batch = next(iter(Batches(drawing, 3, (5, 8), 0)))
     assert batch.pixels.shape == (3, 512, 512)
     assert batch.pruned.any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_relative_positions_are_those_of_the_model_itself(count: int) -> None:
+    table = torch.arange(2.0 * (2 * count - 1)).view(-1, 2)
+    found = relative_positions(torch.nn.Identity(), count, count, table)
+    assert found.shape == (count, count, 2)
+    for query in range(count):
+        for key in range(count):
+            assert torch.equal(found[query, key], table[query - key + count - 1])
+    with pytest.raises(ValueError, match="do not fit"):
+        relative_positions(torch.nn.Identity(), count, count + 1, table)
+
+
+def test_a_feed_shows_every_fresh_batch_and_earlier_ones_while_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    pages = [[draw_page(rng, "training")] for _ in range(3)]
+    fresh: queue.Queue[Batch | None] = queue.Queue()
+    feed = Feed(iter(fresh.get, None), torch.device("cpu"), seed=0)
+    known = []
+    for page in pages:
+        fresh.put(make_batch(page, rng))
+        while not any(np.array_equal(seen.pixels[0], page[0].picture) for seen in known):
+            known.append(next(feed))
+    assert {id(next(feed)) for _ in range(100)} == {id(batch) for batch in known}
+    assert len({id(batch) for batch in known}) == 3
+    feed.forget()
+    fresh.put(make_batch(pages[0], rng))
+    assert id(next(feed)) not in {id(batch) for batch in known}
+    fresh.put(None)
