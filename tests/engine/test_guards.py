@@ -45,6 +45,25 @@ def test_it_says_what_the_definition_says() -> None:
         assert found_after(LoopGuard(ngram=ngram, window=window), tokens) == wanted
 
 
+def test_counts_of_every_period_say_the_same() -> None:
+    chance = random.Random(6)
+    ngram, window, exempt = 3, 9, frozenset({0})
+    loops = 0
+    for _ in range(300):
+        tokens = [chance.randrange(3) for _ in range(30)]
+        counts, wanted = [0] * (window - ngram + 1), None
+        for place, token in enumerate(tokens):
+            for period in range(1, len(counts)):
+                same = place >= period and tokens[place - period] == token
+                counts[period] = counts[period] + (token not in exempt) if same else 0
+            if max(counts) >= ngram:
+                wanted = place + 1
+                break
+        loops += wanted is not None
+        assert found_after(LoopGuard(exempt, ngram, window), tokens) == wanted
+    assert 30 < loops < 300
+
+
 def test_empty_table_cells_are_no_loop() -> None:
     opened, closed = 11, 12
     assert found_after(LoopGuard(frozenset({opened, closed})), [opened, closed] * 1000) is None
