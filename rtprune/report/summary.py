@@ -76,9 +76,9 @@ def dataset_statistics(uri: str, facts: Statistics) -> str:
     return "\n".join(_table(lines))
 
 
-def page_facts(result: PageResult, *, page: int, page_count: int, model: str, mode: str, render_ms: float) -> str:
-    """What reading one page took and saved."""
-    lines = [("page", f"{page} of {page_count}, read by {model} in mode {mode}: {result.status}")]
+def page_facts(result: PageResult, *, page_count: int, model: str, mode: str) -> str:
+    """What reading one page of a document took and saved."""
+    lines = [("page", f"{result.page} of {page_count}, read by {model} in mode {mode}: {result.status}")]
     facts = result.facts
     if facts:
         lines.append(("visual tokens", _tokens(facts.tokens_before, facts.tokens_after)))
@@ -93,7 +93,7 @@ def page_facts(result: PageResult, *, page: int, page_count: int, model: str, mo
     lines.append(("output tokens", f"{result.output_tokens:,}{guessed}"))
     times = result.timings
     stages = {
-        "render": render_ms,
+        "render": times.render_ms,
         "encode": times.encode_ms,
         "prune": times.prune_ms,
         "prefill": times.prefill_ms,
