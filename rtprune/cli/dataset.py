@@ -37,13 +37,14 @@ Complete = Annotated[bool, Parameter(help="Fail as well while there are pages no
 
 
 @command()
-def stats(output: OutputArgument, /) -> int:
-    """Print what a dataset holds."""
+def stats(output: OutputArgument, /, *, json: AsJson = False) -> int:
+    """Print what a dataset holds, and the first of what could not be read."""
     from rtprune.dataset import Output, statistics
-    from rtprune.report.summary import dataset_statistics
+    from rtprune.report.summary import dataset_statistics, statistics_values
 
     dataset = Output.existing(output)
-    print(dataset_statistics(dataset.uri, statistics(dataset)))
+    facts = statistics(dataset)
+    print(dumps(statistics_values(dataset.uri, facts), indent=2) if json else dataset_statistics(dataset.uri, facts))
     return 0
 
 

@@ -29,7 +29,7 @@ from rtprune.corpus.values import (
     never,
 )
 from rtprune.corpus.worker import Worker
-from rtprune.dataset import Output, RunRow, Snapshot, done_units, new_run_id, record_run, sweep
+from rtprune.dataset import Output, RunRow, Snapshot, done_units, first_failures, new_run_id, record_run, sweep
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import list_objects
 from rtprune.errors import Reason, RTPruneError, UsageError
@@ -243,6 +243,7 @@ def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> R
         doubled=done.doubled,
         not_documents=planned.not_documents,
         message=fault,
+        failures=first_failures(planned.failures + done.tally.failures),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtprune.dataset.compact import Compaction, compact_dataset
+    from rtprune.dataset.failures import FailureRow, first_failures
     from rtprune.dataset.files import (
         CompactedFile,
         FileSet,
@@ -34,6 +35,7 @@ _HOMES = {
     "CompactedFile": "files",
     "Compaction": "compact",
     "DocumentRow": "schema",
+    "FailureRow": "failures",
     "FileSet": "files",
     "Finding": "findings",
     "Output": "layout",
@@ -51,6 +53,7 @@ _HOMES = {
     "compact_dataset": "compact",
     "current_files": "files",
     "done_units": "files",
+    "first_failures": "failures",
     "is_done": "files",
     "new_run_id": "layout",
     "plan_units": "plan",
@@ -68,6 +71,7 @@ __all__ = [
     "CompactedFile",
     "Compaction",
     "DocumentRow",
+    "FailureRow",
     "FileSet",
     "Finding",
     "Output",
@@ -85,6 +89,7 @@ __all__ = [
     "compact_dataset",
     "current_files",
     "done_units",
+    "first_failures",
     "is_done",
     "new_run_id",
     "plan_units",

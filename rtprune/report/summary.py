@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from rtprune.report.failures import first_failures_named
 from rtprune.report.wording import count, duration, share_saved
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ LABEL_WIDTH = 18
 
 
 def run_summary(summary: RunSummary) -> str:
-    """A few lines on what a run did."""
+    """A few lines on what a run did, and the first of what it could not read."""
     if summary.status == "nothing to do":
         return "\n".join(
             [
@@ -45,7 +47,8 @@ def run_summary(summary: RunSummary) -> str:
         head = f"failed after {duration(summary.seconds)}, what was read is kept: {summary.message}"
     else:
         head = f"finished in {duration(summary.seconds)}"
-    return "\n".join([head, *_table(lines)])
+    failed = first_failures_named(summary.failures, tally.failed + summary.documents_failed, summary.output)
+    return "\n".join([head, *_table(lines), *(["failures", *failed] if failed else [])])
 
 
 def dataset_statistics(uri: str, facts: Statistics) -> str:
@@ -73,7 +76,13 @@ def dataset_statistics(uri: str, facts: Statistics) -> str:
     if total:
         shares = (f"{stage} {100 * spent / total:.0f} %" for stage, spent in facts.stage_ms.items())
         lines.append(("time in workers", f"{duration(total / 1000)}: {', '.join(shares)}"))
-    return "\n".join(_table(lines))
+    failed = first_failures_named(facts.failures, facts.failure_count, uri)
+    return "\n".join([*_table(lines), *(["failures", *failed] if failed else [])])
+
+
+def statistics_values(uri: str, facts: Statistics) -> dict[str, Any]:
+    """The same for programs."""
+    return {"dataset": uri, "saved_share": facts.saved_share, "failure_count": facts.failure_count} | asdict(facts)
 
 
 def page_facts(result: PageResult, *, page_count: int, model: str, mode: str) -> str:
