@@ -30,12 +30,12 @@ from rtprune.corpus.values import (
 )
 from rtprune.corpus.worker import Worker
 from rtprune.dataset import Output, RunRow, Snapshot, done_units, first_failures, new_run_id, record_run, sweep
+from rtprune.dataset.runs import SEEN_EVERY_S
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import list_objects
 from rtprune.errors import Reason, RTPruneError, UsageError
 from rtprune.settings import NO_MODEL, SLOTS, ReadSettings, RunSettings
 
-SEEN_EVERY_S = 30.0
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 2, 16  # units that a worker has at a time
 
 Step = TypeVar("Step", bound=Callable[..., Any])

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from rtprune.dataset.layout import Output, new_run_id
     from rtprune.dataset.plan import PageSlice, Unit, plan_units
     from rtprune.dataset.read import Statistics, read_documents, read_failures, read_pages, statistics
-    from rtprune.dataset.runs import record_run
+    from rtprune.dataset.runs import read_runs, record_run
     from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
     from rtprune.dataset.snapshot import Pending, Snapshot
+    from rtprune.dataset.status import DatasetStatus, RunState, dataset_status
     from rtprune.dataset.verify import verify_dataset
 
 _HOMES = {
     "CompactedFile": "files",
     "Compaction": "compact",
+    "DatasetStatus": "status",
     "DocumentRow": "schema",
     "FailureRow": "failures",
     "FileSet": "files",
@@ -44,6 +46,7 @@ _HOMES = {
     "Pending": "snapshot",
     "RegionRow": "schema",
     "RunRow": "schema",
+    "RunState": "status",
     "Snapshot": "snapshot",
     "Statistics": "read",
     "Unit": "plan",
@@ -52,6 +55,7 @@ _HOMES = {
     "commit_unit": "files",
     "compact_dataset": "compact",
     "current_files": "files",
+    "dataset_status": "status",
     "done_units": "files",
     "first_failures": "failures",
     "is_done": "files",
@@ -60,6 +64,7 @@ _HOMES = {
     "read_documents": "read",
     "read_failures": "read",
     "read_pages": "read",
+    "read_runs": "runs",
     "record_run": "runs",
     "rows_of_run": "files",
     "statistics": "read",
@@ -70,6 +75,7 @@ _HOMES = {
 __all__ = [
     "CompactedFile",
     "Compaction",
+    "DatasetStatus",
     "DocumentRow",
     "FailureRow",
     "FileSet",
@@ -80,6 +86,7 @@ __all__ = [
     "Pending",
     "RegionRow",
     "RunRow",
+    "RunState",
     "Snapshot",
     "Statistics",
     "Unit",
@@ -88,6 +95,7 @@ __all__ = [
     "commit_unit",
     "compact_dataset",
     "current_files",
+    "dataset_status",
     "done_units",
     "first_failures",
     "is_done",
@@ -96,6 +104,7 @@ __all__ = [
     "read_documents",
     "read_failures",
     "read_pages",
+    "read_runs",
     "record_run",
     "rows_of_run",
     "statistics",

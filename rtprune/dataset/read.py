@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pyarrow as pa
@@ -37,6 +37,7 @@ T = TypeVar("T")
 class Statistics:
     """What a dataset holds. Counts are pages or documents; tokens are sums over pages; times are milliseconds.
 
+    ``pages`` and ``documents`` are by status, failures by reason, ``pages_by_run`` by the run that wrote them.
     ``audit_distance`` is the mean over the ``audited_pages``; ``failures`` are the first few, see
     ``rtprune.dataset.failures``.
     """
@@ -54,6 +55,7 @@ class Statistics:
     audited_pages: int = 0
     audit_distance: float | None = None
     failures: Sequence[FailureRow] = ()
+    pages_by_run: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def failure_count(self) -> int:
@@ -128,7 +130,7 @@ def read_failures(output: Output | str) -> pa.Table:
 def statistics(output: Output | str) -> Statistics:
     """Counts and sums over all rows, in constant memory. ``output`` and errors are those of ``read_pages``."""
     output = _dataset(output)
-    sums = _scan(output, (*_NAMING, *_SUMMED), _sums)
+    sums = _scan(output, ("run_id", *_NAMING, *_SUMMED), _sums)
     documents = read_documents(output)
     planned = documents.filter(pc.equal(documents.column("status"), "ok"))
     return Statistics(
@@ -142,6 +144,7 @@ def statistics(output: Output | str) -> Statistics:
         audited_pages=sums.audited,
         audit_distance=sums.totals["audit_distance"] / sums.audited if sums.audited else None,
         failures=first_failures((*first_failures_in(documents), *sums.first)),
+        pages_by_run=dict(sorted(sums.runs.items())),
     )
 
 
@@ -157,6 +160,7 @@ class _Sums:
     totals: Mapping[str, float]
     audited: int
     first: Sequence[FailureRow]
+    runs: Counter[str]
 
 
 def _sums(scanner: pads.Scanner) -> _Sums:
@@ -165,14 +169,16 @@ def _sums(scanner: pads.Scanner) -> _Sums:
     totals: dict[str, float] = dict.fromkeys(_SUMMED, 0)
     audited = 0
     first: tuple[FailureRow, ...] = ()
+    runs: Counter[str] = Counter()
     for batch in scanner.to_batches():
         audited += pc.count(batch.column("audit_distance")).as_py()
         pages.update(batch.column("status").to_pylist())
+        runs.update(batch.column("run_id").to_pylist())
         failures.update(_reasons(batch))
         first = first_failures((*first, *first_failures_in(batch)))
         for name in _SUMMED:
             totals[name] += pc.sum(batch.column(name)).as_py() or 0
-    return _Sums(pages, failures, totals, audited, first)
+    return _Sums(pages, failures, totals, audited, first, runs)
 
 
 def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:
