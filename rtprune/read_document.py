@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch stands behind most of these; a wrong argument is refu
 _HINTS = {
     Reason.UNREADABLE: "check its spelling; it must be one file, and `rtprune run` reads folders and prefixes",
     Reason.DAMAGED: "fetch it anew, or save it again with a program that opens it",
-    Reason.ENCRYPTED: "give its password, or save it without one",
+    Reason.ENCRYPTED: "save it without a password",
     Reason.NOT_A_DOCUMENT: "convert it to PDF, PNG, JPEG, WebP, BMP or TIFF",
     Reason.NO_PAGES: "there is nothing in it to read",
 }
@@ -82,7 +82,12 @@ def read(
 
         if not isinstance(pruning, PruneConfig):
             raise TypeError(f"pruning must be a rtprune.PruneConfig, not {_typed(pruning)}")
-    document = open_file(uri, known.password)
+    try:
+        document = open_file(uri, known.password)
+    except DocumentError as error:
+        if error.reason != Reason.ENCRYPTED:
+            raise
+        raise DocumentError(error.reason, error.message, "give password=, or save it without one") from error
     asked = range(1, document.page_count + 1) if numbers is None else numbers
     check_pages(document, asked)
 

@@ -162,7 +162,7 @@ def test_what_cannot_be_opened_says_what_where_and_what_to_do(tmp_path: Path, bu
         (tmp_path, Reason.UNREADABLE, "not a regular file", "`rtprune run` reads folders"),
         (damaged, Reason.DAMAGED, "damaged", "fetch it anew"),
         (note, Reason.NOT_A_DOCUMENT, "neither PDF nor PNG", "convert it"),
-        (locked, Reason.ENCRYPTED, "needs a password", "password"),
+        (locked, Reason.ENCRYPTED, "needs a password", "give password="),
     ):
         with pytest.raises(DocumentError, match=what) as caught:
             rtprune.read(file, model="mini")

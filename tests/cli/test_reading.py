@@ -48,6 +48,21 @@ def test_page_without_pruning_keeps_every_token(
     assert "73 -> 73 (0.0 % saved)" in capsys.readouterr().out
 
 
+def test_page_says_which_page_of_which_file_it_cannot_read(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pymupdf.open() as document:
+        document.new_page(width=14000, height=4)  # no view of it has a pixel of height
+        document.save(tmp_path / "strip.pdf")
+    model = ["--model", str(random_checkpoint), "--mode", "base", "--reread", "false"]
+    assert main(["page", str(tmp_path / "strip.pdf"), *model]) == 1
+    assert re.match(r"rtprune: error: page 1 of \S*strip\.pdf cannot be read: .*vanishes", capsys.readouterr().err)
+    assert main(["page", str(tmp_path / "strip.pdf"), "--page", "2", *model]) == 2
+    assert "strip.pdf has no page 2 (it has page 1 only)" in capsys.readouterr().err
+    assert main(["page", str(tmp_path / "no.pdf"), *model]) == 2
+    assert re.search(r"no\.pdf does not exist \(check its spelling", capsys.readouterr().err)
+
+
 def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
     page = ["page", str(write_pdf(tmp_path / "a.pdf", 1)), *flags]
