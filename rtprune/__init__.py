@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         prune_batch,
         register_method,
     )
+    from rtprune.read_document import read
     from rtprune.settings import ReadSettings, RunSettings
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ _HOMES = {
     "load_model": "rtprune.models",
     "prune": "rtprune.pruning",
     "prune_batch": "rtprune.pruning",
+    "read": "rtprune.read_document",
     "read_documents": "rtprune.dataset",
     "read_failures": "rtprune.dataset",
     "read_pages": "rtprune.dataset",
@@ -87,6 +89,7 @@ __all__ = [
     "load_model",
     "prune",
     "prune_batch",
+    "read",
     "read_documents",
     "read_failures",
     "read_pages",

@@ -105,3 +105,7 @@ class RunSettings(ReadSettings):
     ray_address: str | None = Field(
         default=None, description="Ray cluster to join ('auto' inside one); a local one is started when absent."
     )
+
+
+#: The settings that reading one document knows.
+PAGE_SETTINGS = (*ReadSettings.model_fields, "password")

@@ -40,6 +40,7 @@ for order, (path, group, summary) in enumerate(
         ("reading:run", READING, "Read a corpus into a Parquet dataset; run again, it reads what is missing."),
         ("reading:models", READING, "List the model families: published names, licences, modes, prompts."),
         ("dataset:stats", DATASET, "Print what a dataset holds: pages, failures by reason, tokens saved."),
+        ("dataset:status", DATASET, "Print how far the runs of a dataset are: done, left, rate, time left."),
         ("dataset:failures", DATASET, "List what could not be read, why, and whether another try may help."),
         ("dataset:export", DATASET, "Write the text as files: Markdown, plain text or JSON lines, one a document."),
         ("dataset:sql", DATASET, "Ask a dataset by SQL: pages, documents, runs, failures, savings."),

@@ -1,4 +1,4 @@
-"""What is in a dataset and how it gets out: ``stats``, ``failures``, ``sql``, ``export``; ``compact``, ``verify``."""
+"""What is in a dataset (``stats``, ``status``, ``failures``, ``sql``), how it gets out, and its upkeep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rtprune.cli.flags import AsJson, OutputArgument, command
+from rtprune.cli.flags import OUTPUT, AsJson, OutputArgument, command
 
 FAILED = 1  # exit code of a verification that finds an error
 
@@ -34,16 +34,44 @@ Quick = Annotated[
     bool, Parameter(help="Check sizes, rows and columns of the files, and no SHA-256.", show_default=False)
 ]
 Complete = Annotated[bool, Parameter(help="Fail as well while there are pages not read yet.", show_default=False)]
+Watch = Annotated[
+    bool, Parameter(help="Look again every 10 seconds until no run is at work.", show_default=False, group=OUTPUT)
+]
 
 
 @command()
-def stats(output: OutputArgument, /) -> int:
-    """Print what a dataset holds."""
+def stats(output: OutputArgument, /, *, json: AsJson = False) -> int:
+    """Print what a dataset holds, and the first of what could not be read."""
     from rtprune.dataset import Output, statistics
-    from rtprune.report.summary import dataset_statistics
+    from rtprune.report.summary import dataset_statistics, statistics_values
 
     dataset = Output.existing(output)
-    print(dataset_statistics(dataset.uri, statistics(dataset)))
+    facts = statistics(dataset)
+    print(dumps(statistics_values(dataset.uri, facts), indent=2) if json else dataset_statistics(dataset.uri, facts))
+    return 0
+
+
+@command()
+def status(output: OutputArgument, /, *, json: AsJson = False, watch: Watch = False) -> int:
+    """Print how far the runs of a dataset are, by what is in it: from any machine.
+
+    Pages count once their unit is committed. A run that was killed still says that it is running: look at when it was
+    last seen.
+    """
+    from rtprune.dataset import DatasetStatus, Output, dataset_status
+    from rtprune.report.status import status_text, status_values
+
+    dataset = Output.existing(output)
+
+    def text(now: DatasetStatus) -> str:
+        return dumps(status_values(now), indent=None if watch else 2) if json else status_text(now)
+
+    if not watch:
+        print(text(dataset_status(dataset)))
+        return 0
+    from rtprune.report.watching import watched
+
+    watched(lambda: dataset_status(dataset), text, sys.stdout, redraw=not json)
     return 0
 
 

@@ -32,7 +32,6 @@ PANELS = {
     "worker_growth_mib": SAFETY,
 }
 
-PAGE_SETTINGS = (*ReadSettings.model_fields, "password")
 RUN_SETTINGS = tuple(RunSettings.model_fields)
 
 OutputArgument = Annotated[str, Parameter(help="The OUTPUT of a run: a folder or an s3:// prefix.")]

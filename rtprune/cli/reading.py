@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from rtprune.cli.flags import OUTPUT, PAGE_SETTINGS, RUN_SETTINGS, AsJson, command, run_settings
+from rtprune.cli.flags import OUTPUT, RUN_SETTINGS, AsJson, command, run_settings
 from rtprune.errors import DocumentError, RTPruneError, UsageError
+from rtprune.settings import PAGE_SETTINGS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,42 +42,26 @@ Output = Annotated[str, Parameter(help="Where the dataset is: a folder or an s3:
 def page(file: File, /, *, page: Page = 1, overlay: Overlay = None, **given: Any) -> int:
     """Print the text of one page and what pruning did to it."""
     settings = run_settings(given)
-    from rtprune.documents import PageFault, open_document, read_object, render_pages
+    from rtprune.read_document import check_pages, open_file, picture_of, read_pages_of
     from rtprune.report.summary import page_facts
-    from rtprune.store import is_remote, require_reachable
 
-    if is_remote(file):
-        require_reachable(file)
     try:
-        document = open_document(file, read_object(file), password=settings.password)
+        document = open_file(file, settings.password)
     except DocumentError as error:
         raise UsageError(error.message, error.hint) from error
-    if not 1 <= page <= document.page_count:
-        raise UsageError(f"{file} has no page {page}", f"it has pages 1 to {document.page_count}")
-    (image,) = render_pages(document, [page], dpi=settings.dpi, max_pixels=settings.max_pixels)
-    if isinstance(image, PageFault):
-        raise RTPruneError(f"page {page} of {file} cannot be rendered: {image.message}")
+    check_pages(document, [page])
 
     from rtprune.engine import Engine
     from rtprune.models import load_model
 
     engine = Engine(load_model(settings.model), settings)
-    (result,) = engine.read([image.picture], [image.text_layer])
+    (result,) = read_pages_of(document, [page], engine, settings)
     if result.status == "failed":
         raise RTPruneError(f"page {page} of {file} cannot be read: {result.message}")
     print(f"{result.text}\n")
-    print(
-        page_facts(
-            result,
-            page=page,
-            page_count=document.page_count,
-            model=settings.model,
-            mode=engine.mode,
-            render_ms=image.render_ms,
-        )
-    )
+    print(page_facts(result, page_count=document.page_count, model=settings.model, mode=engine.mode))
     if overlay:
-        _save_overlay(overlay, engine, image.picture)
+        _save_overlay(overlay, engine, picture_of(document, page, settings))
     return 0
 
 

@@ -11,7 +11,7 @@ from rtprune.corpus.pool import Finished, Lost, Pool, Raised
 from rtprune.corpus.ray_cluster import live_nodes, place_inspectors
 from rtprune.corpus.unit_queue import Ended, Failure, Task, UnitQueue
 from rtprune.corpus.values import OnProgress, Planned, Progress, Run, ShouldStop
-from rtprune.dataset import DocumentRow, Snapshot
+from rtprune.dataset import DocumentRow, FailureRow, Snapshot, first_failures
 from rtprune.documents import SourceObject
 from rtprune.errors import Reason
 
@@ -57,6 +57,7 @@ class _Looking:
         self._rows: list[DocumentRow] = []
         self._planned_at = time.monotonic()
         self._documents = self._failed = self._not_documents = 0
+        self._failures: tuple[FailureRow, ...] = ()
 
     def look(self, pool: Pool[Task[Batch], Rows]) -> Planned:
         stopped = False
@@ -80,7 +81,8 @@ class _Looking:
             self._on_progress(Progress("inspect", done, self._snapshot.new_count, failed))
         self._take_ended()
         self._plan()
-        return Planned(self._documents, self._failed, stopped and self._left > 0, self._not_documents)
+        stopped = stopped and self._left > 0
+        return Planned(self._documents, self._failed, stopped, self._not_documents, self._failures)
 
     def _objects(self) -> Iterator[SourceObject]:
         """Objects that are new, beginning at a place of this run's own, without what others have planned meanwhile."""
@@ -109,6 +111,8 @@ class _Looking:
             self._documents += len(some)
             self._failed += _failures(some)
             self._not_documents += sum(row.reason == Reason.NOT_A_DOCUMENT for row in some)
+            failures = [FailureRow.of(row) for row in some if row.status == "failed"]
+            self._failures = first_failures((*self._failures, *failures))
 
 
 def _rows_of(ended: Ended[Batch, Rows]) -> Iterator[DocumentRow]:

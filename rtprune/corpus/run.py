@@ -29,13 +29,13 @@ from rtprune.corpus.values import (
     never,
 )
 from rtprune.corpus.worker import Worker
-from rtprune.dataset import Output, RunRow, Snapshot, done_units, new_run_id, record_run, sweep
+from rtprune.dataset import Output, RunRow, Snapshot, done_units, first_failures, new_run_id, record_run, sweep
+from rtprune.dataset.runs import SEEN_EVERY_S
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import list_objects
 from rtprune.errors import Reason, RTPruneError, UsageError
 from rtprune.settings import NO_MODEL, SLOTS, ReadSettings, RunSettings
 
-SEEN_EVERY_S = 30.0
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 2, 16  # units that a worker has at a time
 
 Step = TypeVar("Step", bound=Callable[..., Any])
@@ -243,6 +243,7 @@ def publish(run: Run, discovered: Discovered, planned: Planned, done: Done) -> R
         doubled=done.doubled,
         not_documents=planned.not_documents,
         message=fault,
+        failures=first_failures(planned.failures + done.tally.failures),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from rtprune.dataset import Output, PageRow, PageSlice, Unit
+from rtprune.dataset import FailureRow, Output, PageRow, PageSlice, Unit, first_failures
 from rtprune.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -101,17 +101,22 @@ class Planned:
         documents_failed: those that could not be opened.
         stopped: whether it ended before all objects were looked into.
         not_documents: those of the failed ones that are no documents at all.
+        failures: the first of the failed ones.
     """
 
     documents: int = 0
     documents_failed: int = 0
     stopped: bool = False
     not_documents: int = 0
+    failures: tuple[FailureRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Pages and visual tokens counted. ``distance`` is the sum over the ``audited`` pages, see ``audit_distance``."""
+    """Pages and visual tokens counted. ``distance`` is the sum over the ``audited`` pages, see ``audit_distance``.
+
+    ``failures`` are the first of the failed pages; a difference has none.
+    """
 
     pages: int = 0
     failed: int = 0
@@ -119,6 +124,7 @@ class Tally:
     tokens_after: int = 0
     audited: int = 0
     distance: float = 0.0
+    failures: tuple[FailureRow, ...] = field(default=(), compare=False)
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -128,6 +134,7 @@ class Tally:
             self.tokens_after + other.tokens_after,
             self.audited + other.audited,
             self.distance + other.distance,
+            first_failures(self.failures + other.failures) if other.failures else self.failures,
         )
 
     def __sub__(self, other: Tally) -> Tally:
@@ -151,16 +158,20 @@ class Tally:
             sum(row.visual_tokens_after or 0 for row in rows),
             len(distances),
             sum(distances),
+            first_failures(FailureRow.of(row) for row in rows if row.status == "failed"),
         )
 
     @classmethod
     def of_table(cls, table: pa.Table) -> Tally:
         """Count the rows of a table of pages."""
         rows = table.select(_COUNTED).to_pylist()
-        return cls.of([PageRow("", "", 0, model="", **row) for row in rows])
+        return cls.of([PageRow("", model="", **row) for row in rows])
 
 
-_COUNTED = ["status", "visual_tokens_before", "visual_tokens_after", "audit_distance"]
+_COUNTED = [
+    *("uri", "page", "status", "reason", "message"),
+    *("visual_tokens_before", "visual_tokens_after", "audit_distance"),
+]
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,7 @@ class RunSummary:
         doubled: how many of these this run read as well.
         not_documents: objects, among those that could not be opened, that are no documents at all.
         message: why a run that has come to its end counts as failed.
+        failures: the first of the documents and pages that failed.
     """
 
     run_id: str
@@ -208,6 +220,7 @@ class RunSummary:
     doubled: int = 0
     not_documents: int = 0
     message: str | None = None
+    failures: tuple[FailureRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtprune.dataset.compact import Compaction, compact_dataset
+    from rtprune.dataset.failures import FailureRow, first_failures
     from rtprune.dataset.files import (
         CompactedFile,
         FileSet,
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
     from rtprune.dataset.layout import Output, new_run_id
     from rtprune.dataset.plan import PageSlice, Unit, plan_units
     from rtprune.dataset.read import Statistics, read_documents, read_failures, read_pages, statistics
-    from rtprune.dataset.runs import record_run
+    from rtprune.dataset.runs import read_runs, record_run
     from rtprune.dataset.schema import DocumentRow, PageRow, RegionRow, RunRow
     from rtprune.dataset.snapshot import Pending, Snapshot
+    from rtprune.dataset.status import DatasetStatus, RunState, dataset_status
     from rtprune.dataset.verify import verify_dataset
 
 _HOMES = {
     "CompactedFile": "files",
     "Compaction": "compact",
+    "DatasetStatus": "status",
     "DocumentRow": "schema",
+    "FailureRow": "failures",
     "FileSet": "files",
     "Finding": "findings",
     "Output": "layout",
@@ -42,6 +46,7 @@ _HOMES = {
     "Pending": "snapshot",
     "RegionRow": "schema",
     "RunRow": "schema",
+    "RunState": "status",
     "Snapshot": "snapshot",
     "Statistics": "read",
     "Unit": "plan",
@@ -50,13 +55,16 @@ _HOMES = {
     "commit_unit": "files",
     "compact_dataset": "compact",
     "current_files": "files",
+    "dataset_status": "status",
     "done_units": "files",
+    "first_failures": "failures",
     "is_done": "files",
     "new_run_id": "layout",
     "plan_units": "plan",
     "read_documents": "read",
     "read_failures": "read",
     "read_pages": "read",
+    "read_runs": "runs",
     "record_run": "runs",
     "rows_of_run": "files",
     "statistics": "read",
@@ -67,7 +75,9 @@ _HOMES = {
 __all__ = [
     "CompactedFile",
     "Compaction",
+    "DatasetStatus",
     "DocumentRow",
+    "FailureRow",
     "FileSet",
     "Finding",
     "Output",
@@ -76,6 +86,7 @@ __all__ = [
     "Pending",
     "RegionRow",
     "RunRow",
+    "RunState",
     "Snapshot",
     "Statistics",
     "Unit",
@@ -84,13 +95,16 @@ __all__ = [
     "commit_unit",
     "compact_dataset",
     "current_files",
+    "dataset_status",
     "done_units",
+    "first_failures",
     "is_done",
     "new_run_id",
     "plan_units",
     "read_documents",
     "read_failures",
     "read_pages",
+    "read_runs",
     "record_run",
     "rows_of_run",
     "statistics",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pyarrow as pa
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from rtprune.dataset.documents import standing_documents
+from rtprune.dataset.failures import PASSING, FailureRow, first_failures, first_failures_in
 from rtprune.dataset.files import current_files
 from rtprune.dataset.layout import Output
 from rtprune.dataset.schema import DOCUMENTS, PAGES
-from rtprune.errors import Reason, RTPruneError, StoreError, UsageError
+from rtprune.errors import RTPruneError, StoreError, UsageError
 from rtprune.store import join, open_filesystem, store_errors
 
 #: The stages that a page's time is divided into.
@@ -36,7 +37,9 @@ T = TypeVar("T")
 class Statistics:
     """What a dataset holds. Counts are pages or documents; tokens are sums over pages; times are milliseconds.
 
-    ``audit_distance`` is the mean over the ``audited_pages``.
+    ``pages`` and ``documents`` are by status, failures by reason, ``pages_by_run`` by the run that wrote them.
+    ``audit_distance`` is the mean over the ``audited_pages``; ``failures`` are the first few, see
+    ``rtprune.dataset.failures``.
     """
 
     pages: Mapping[str, int]
@@ -51,6 +54,13 @@ class Statistics:
     stage_ms: Mapping[str, float]
     audited_pages: int = 0
     audit_distance: float | None = None
+    failures: Sequence[FailureRow] = ()
+    pages_by_run: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def failure_count(self) -> int:
+        """Number of pages and documents that could not be read."""
+        return sum(self.page_failures.values()) + sum(self.document_failures.values())
 
     @property
     def page_count(self) -> int:
@@ -113,14 +123,14 @@ def read_failures(output: Output | str) -> pa.Table:
         ],
         promote_options="permissive",
     )
-    passing = pc.is_in(found.column("reason"), pa.array([reason.value for reason in Reason if reason.passing]))
+    passing = pc.is_in(found.column("reason"), pa.array(sorted(PASSING)))
     return found.append_column("passing", passing)
 
 
 def statistics(output: Output | str) -> Statistics:
     """Counts and sums over all rows, in constant memory. ``output`` and errors are those of ``read_pages``."""
     output = _dataset(output)
-    sums = _scan(output, ("status", "reason", *_SUMMED), _sums)
+    sums = _scan(output, ("run_id", *_NAMING, *_SUMMED), _sums)
     documents = read_documents(output)
     planned = documents.filter(pc.equal(documents.column("status"), "ok"))
     return Statistics(
@@ -133,9 +143,12 @@ def statistics(output: Output | str) -> Statistics:
         stage_ms={stage: float(sums.totals[f"{stage}_ms"]) for stage in STAGES},
         audited_pages=sums.audited,
         audit_distance=sums.totals["audit_distance"] / sums.audited if sums.audited else None,
+        failures=first_failures((*first_failures_in(documents), *sums.first)),
+        pages_by_run=dict(sorted(sums.runs.items())),
     )
 
 
+_NAMING = ("uri", "page", "status", "reason", "message")
 _TOKENS = ("visual_tokens_before", "visual_tokens_after", "prompt_tokens", "output_tokens")
 _SUMMED = (*_TOKENS, *(f"{stage}_ms" for stage in STAGES), "audit_distance")
 
@@ -146,6 +159,8 @@ class _Sums:
     failures: Counter[str]
     totals: Mapping[str, float]
     audited: int
+    first: Sequence[FailureRow]
+    runs: Counter[str]
 
 
 def _sums(scanner: pads.Scanner) -> _Sums:
@@ -153,13 +168,17 @@ def _sums(scanner: pads.Scanner) -> _Sums:
     failures: Counter[str] = Counter()
     totals: dict[str, float] = dict.fromkeys(_SUMMED, 0)
     audited = 0
+    first: tuple[FailureRow, ...] = ()
+    runs: Counter[str] = Counter()
     for batch in scanner.to_batches():
         audited += pc.count(batch.column("audit_distance")).as_py()
         pages.update(batch.column("status").to_pylist())
+        runs.update(batch.column("run_id").to_pylist())
         failures.update(_reasons(batch))
+        first = first_failures((*first, *first_failures_in(batch)))
         for name in _SUMMED:
             totals[name] += pc.sum(batch.column(name)).as_py() or 0
-    return _Sums(pages, failures, totals, audited)
+    return _Sums(pages, failures, totals, audited, first, runs)
 
 
 def _reasons(rows: pa.Table | pa.RecordBatch) -> list[str]:

@@ -27,12 +27,14 @@ class Timings:
         prune_ms: visual tokens to pruned ones; measured per page.
         prefill_ms: prompt into the decoder, up to the first token.
         decode_ms: all further tokens: the page's shares of the passes it was in.
+        render_ms: page of a document to picture; 0 where the engine was given the picture.
     """
 
     encode_ms: float = 0.0
     prune_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
+    render_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class PageResult:
         audit: this answer against the unpruned one, of a page that was read both ways.
         reason: why the page failed.
         message: the same in words.
+        page: its number in its document, from 1; ``None`` where the engine was given the picture alone.
     """
 
     status: PageStatus
@@ -77,3 +80,4 @@ class PageResult:
     audit: Audit | None = None
     reason: Reason | None = None
     message: str | None = None
+    page: int | None = None

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pymupdf
 import pytest
 
 from rtprune.cli import main
 from rtprune.dataset import Output, read_pages
 from rtprune.settings import PUBLISHED_MODEL
-from tests.sources import write_pdf
+from tests.sources import quick_flags, write_pdf
 
 
 def test_page_prints_the_text_and_its_token_facts(
@@ -47,6 +48,21 @@ def test_page_without_pruning_keeps_every_token(
     assert "73 -> 73 (0.0 % saved)" in capsys.readouterr().out
 
 
+def test_page_says_which_page_of_which_file_it_cannot_read(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pymupdf.open() as document:
+        document.new_page(width=14000, height=4)  # no view of it has a pixel of height
+        document.save(tmp_path / "strip.pdf")
+    model = ["--model", str(random_checkpoint), "--mode", "base", "--reread", "false"]
+    assert main(["page", str(tmp_path / "strip.pdf"), *model]) == 1
+    assert re.match(r"rtprune: error: page 1 of \S*strip\.pdf cannot be read: .*vanishes", capsys.readouterr().err)
+    assert main(["page", str(tmp_path / "strip.pdf"), "--page", "2", *model]) == 2
+    assert "strip.pdf has no page 2 (it has page 1 only)" in capsys.readouterr().err
+    assert main(["page", str(tmp_path / "no.pdf"), *model]) == 2
+    assert re.search(r"no\.pdf does not exist \(check its spelling", capsys.readouterr().err)
+
+
 def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", str(random_checkpoint), "--mode", "tiny", "--max-output-tokens", "4"]
     page = ["page", str(write_pdf(tmp_path / "a.pdf", 1)), *flags]
@@ -55,6 +71,34 @@ def test_page_draws_an_overlay(tmp_path: Path, random_checkpoint: Path, capsys: 
     assert str(tmp_path / "a.png") in capsys.readouterr().out
     assert main([*page, "--overlay", str(tmp_path / "nowhere" / "a.png")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_names_ten_of_the_pages_that_failed_and_counts_the_rest(
+    tmp_path: Path, random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    with pymupdf.open() as document:
+        for _ in range(12):
+            document.new_page(width=14000, height=4)  # no view of it has a pixel of height
+        source.mkdir()
+        document.save(source / "strips.pdf")
+    write_pdf(source / "well.pdf", 1)
+    flags = quick_flags(random_checkpoint, mode="base", unit_pages=3, workers=1, reread=False)
+    assert main(["run", str(source), str(out), *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = lines[lines.index("failures") + 1 :]
+    assert [re.match(r"  \S*/strips\.pdf, page (\d+) \[too-thin\] ", line)[1] for line in named[:-1]] == [
+        str(page) for page in range(1, 11)
+    ]
+    assert named[-1] == f"  and 2 more: rtprune failures {out}"
+    assert main(["stats", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-12:] == ["failures", *named]
+    assert main(["stats", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["pages"], facts["page_failures"]) == ({"failed": 12, "truncated": 1}, {"too-thin": 12})
+    assert facts["failure_count"] == 12
+    assert [row["page"] for row in facts["failures"]] == list(range(1, 11))
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -70,6 +114,10 @@ def test_a_run_of_which_too_much_failed_says_so_keeps_the_rest_and_ends_with_3(
     printed = capsys.readouterr().out
     assert "what was read is kept: 1 of 2 documents failed, more than the 10% that may" in printed
     assert "3 looked into, 2 of them could not be opened (1 are no documents)" in printed
+    named = printed.splitlines()[-3:]
+    assert named[0] == "failures"
+    assert re.match(r"  \S*/damaged\.pdf \[damaged\] \S*damaged\.pdf is damaged", named[1])
+    assert re.match(r"  \S*/notes\.docx \[not-a-document\] ", named[2])
     output = Output.existing(str(out))
     assert read_pages(output).num_rows == 2
     (row,) = pq.read_table(out / "runs").to_pylist()

@@ -18,7 +18,8 @@ from rtprune.corpus.page_flow import PageFlow, chosen
 from rtprune.corpus.ray_cluster import Placement
 from rtprune.corpus.values import Assignment, Tally
 from rtprune.corpus.worker import Wear, Worker
-from rtprune.dataset import Output, Unit, is_done, read_pages, statistics
+from rtprune.dataset import Output, PageRow, Unit, is_done, read_pages, statistics
+from rtprune.dataset.schema import page_table
 from rtprune.documents import list_objects
 from rtprune.engine import PageResult
 from rtprune.errors import ModelError, Reason, StoreError, UsageError
@@ -328,3 +329,13 @@ def test_the_pages_that_are_audited_are_always_the_same_ones() -> None:
 
 def test_tallies_add_up() -> None:
     assert sum([Tally(1, 0, 10, 8), Tally(2, 1, 20, 15)], Tally()) == Tally(3, 1, 30, 23)
+
+
+def test_tallies_keep_the_first_failures_and_a_difference_has_none() -> None:
+    rows = [PageRow("d", "s3://in/a.pdf", page, "failed", "m", reason=Reason.DAMAGED) for page in range(1, 31)]
+    late, early = Tally.of(rows[15:]), Tally.of(rows[:15])
+    assert [row.page for row in (late + early).failures] == list(range(1, 11))
+    assert [row.page for row in (late + Tally(3)).failures] == list(range(16, 26))
+    assert (late - Tally(1)).failures == ()
+    table = page_table(rows[:2], run_id="r1", config_hash="c")
+    assert Tally.of_table(table).failures == Tally.of(rows[:2]).failures

@@ -116,6 +116,13 @@ def test_statistics_are_those_counted_by_hand(output: Output) -> None:
     assert counted.documents == {"duplicate": 1, "failed": 3, "ok": 2}
     assert counted.page_failures == {"damaged": 1}
     assert counted.document_failures == {"encrypted": 2, "not-a-document": 1}
+    assert counted.failure_count == 4
+    assert [(row.uri, row.page, row.reason) for row in counted.failures] == [
+        ("s3://in/x.pdf", None, "encrypted"),
+        ("s3://in/y.pdf", None, "encrypted"),
+        (torn.uri, torn.page, "damaged"),
+        ("s3://in/z.txt", None, "not-a-document"),
+    ]
     assert (counted.visual_tokens_before, counted.visual_tokens_after) == (146, 73)
     assert counted.saved_share == 0.5
     assert (counted.prompt_tokens, counted.output_tokens) == (77, 11)

@@ -14,16 +14,18 @@ from rtprune.mini.generator import typeset
 from rtprune.models.deepseek_ocr import DeepSeekOcr
 from tests.docs.pages import REPOSITORY, blocks
 from tests.docs.small_dataset import fill
+from tests.sources import write_pdf
 
 SHOWN = [*blocks(REPOSITORY / "README.md", "python"), *blocks(REPOSITORY / "docs" / "python.md", "python")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a picture and a dataset."""
+    """A folder with a picture, a document and a dataset."""
     place = tmp_path_factory.mktemp("shown")
     drawn = typeset(["Hello, page."], [(20.0, 40.0)], "cour", 40 / 3)
     Image.fromarray(drawn.picture).save(place / "page.png")
+    write_pdf(place / "report.pdf", 1)
     fill(str(place / "dataset"))
     return place
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from rtprune.cli import main
-from rtprune.dataset import DocumentRow, Output
+from rtprune.dataset import DocumentRow, FailureRow, Output
 from rtprune.errors import Reason
-from rtprune.report.failures import failure_list
+from rtprune.report.failures import failure_list, first_failures_named
 from tests.dataset.samples import CONFIG, plan
 
 FIELDS = {"uri": pa.string(), "page": pa.int32(), "reason": pa.string(), "message": pa.string(), "passing": pa.bool_()}
@@ -40,6 +40,17 @@ def test_a_name_cannot_speak_to_the_terminal() -> None:
     assert "\x1b" not in listed
     assert "\x07" not in listed
     assert len(listed.splitlines()) == 2
+
+
+def test_a_summary_names_the_first_and_how_the_rest_is_listed() -> None:
+    first = [FailureRow("s3://in/b.pdf", number, "timeout", "x" * 500, passing=True) for number in range(1, 11)]
+    lines = first_failures_named(first, 1234, "out of here")
+    assert len(lines) == 11
+    assert lines[0].startswith("  s3://in/b.pdf, page 1 [timeout] (trying again may help) xxx")
+    assert len(lines[0]) < 300
+    assert lines[-1] == "  and 1,224 more: rtprune failures 'out of here'"
+    assert len(first_failures_named(first, 10, "out")) == 10
+    assert first_failures_named([], 0, "out") == []
 
 
 def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rtprune.corpus.values import RunSummary
 from rtprune.corpus.worker import Tally
-from rtprune.dataset import Statistics
+from rtprune.dataset import FailureRow, Statistics
 from rtprune.report.summary import dataset_statistics, run_summary
 from rtprune.report.wording import count, duration, share_saved
 
@@ -52,6 +52,17 @@ def test_statistics_name_failures_by_reason_and_missing_pages() -> None:
     assert "730 -> 600 (17.8 % saved)" in text
     assert "2 planned pages are still to be read" in text
     assert "render 25 %, decode 75 %" in text
+
+
+def test_a_run_and_a_dataset_name_what_failed() -> None:
+    torn = FailureRow("s3://in/b.pdf", 7, "damaged", "torn", passing=False)
+    ended = run_summary(replace(RUN, failures=(torn,))).splitlines()
+    assert ended[-3:] == [
+        "failures",
+        "  s3://in/b.pdf, page 7 [damaged] torn",
+        "  and 2 more: rtprune failures s3://b/out",
+    ]
+    assert "\nfailures" not in run_summary(replace(RUN, documents_failed=0, tally=Tally(1200)))
 
 
 @pytest.mark.parametrize(
