@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rtprune.dataset.layout import Output
 from rtprune.dataset.plan import documents_of, plan_table
@@ -20,6 +21,18 @@ def standing_documents(output: Output) -> Iterator[pa.Table]:
     succession = Succession.of(plans(output))
     for number in range(1, len(succession.standing) + 1):
         yield succession.standing_rows(number, _plan(output, number))
+
+
+def current_documents(documents: pa.Table) -> pa.Table:
+    """Of each object the row of the version that was planned last, where that one could be opened.
+
+    Args:
+        documents: standing rows, in the order they were planned.
+    """
+    numbered = documents.select(["uri"]).append_column("row", pa.array(range(len(documents)), pa.int64()))
+    last = numbered.group_by("uri").aggregate([("row", "max")]).column("row_max")
+    rows = documents.take(last.take(pc.sort_indices(last)))
+    return rows.filter(pc.not_equal(rows.column("status"), "failed"))
 
 
 def plans(output: Output) -> Iterator[pa.Table]:

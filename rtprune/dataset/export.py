@@ -23,9 +23,9 @@ PAGE_MARKS: dict[Format, str] = {"markdown": "<!-- page {page} -->\n\n", "text":
 _BETWEEN: dict[Format, str] = {"markdown": "\n\n", "text": "\n\f\n", "jsonl": "\n"}
 _LONGEST_NAME = 200  # bytes; file systems allow 255
 _ROWS = """
-WITH expected AS (SELECT doc_id, max(pages) AS pages FROM documents WHERE doc_id IS NOT NULL GROUP BY doc_id)
-SELECT pages.doc_id, pages.uri, pages.page, pages.status, pages.text, pages.reason, expected.pages
-FROM pages LEFT JOIN expected USING (doc_id) ORDER BY pages.doc_id, pages.page
+WITH held AS (SELECT doc_id, min(uri) AS uri, max(pages) AS pages FROM current_documents GROUP BY doc_id)
+SELECT doc_id, held.uri, page, status, text, reason, held.pages
+FROM pages JOIN held USING (doc_id) ORDER BY doc_id, page
 """
 
 
@@ -49,11 +49,13 @@ class Exported:
 
 
 def export_dataset(output: Output, folder: Path, format: Format = "markdown", page_mark: str | None = None) -> Exported:
-    """Write a file for each document of which a page was read, its pages in order.
+    """Write a file for each current document of which a page was read, its pages in order.
 
-    A file's name is the object's, without what a file system could misread, and the start of the document's id: two
-    documents never share one, and none lies outside ``folder``. Files appear whole. A file that is the same already is
-    left alone, so that an export that was killed, or that finds more pages than the last one, can just be run again.
+    Earlier versions of an object that has changed are not written; files that an earlier export wrote of them stay. A
+    file's name is that of the first object that holds the document, without what a file system could misread, and the
+    start of the document's id: two documents never share one, and none lies outside ``folder``. Files appear whole. A
+    file that is the same already is left alone, so that an export that was killed, or that finds more pages than the
+    last one, can just be run again.
 
     Args:
         folder: made where it is missing.

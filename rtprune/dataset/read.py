@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from rtprune.dataset.documents import standing_documents
+from rtprune.dataset.documents import current_documents, standing_documents
 from rtprune.dataset.failures import PASSING, FailureRow, first_failures, first_failures_in
 from rtprune.dataset.files import current_files
 from rtprune.dataset.layout import Output
@@ -75,12 +75,13 @@ class Statistics:
         return 1.0 - self.visual_tokens_after / self.visual_tokens_before
 
 
-def read_pages(output: Output | str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_pages(output: Output | str, columns: Sequence[str] | None = None, *, current: bool = False) -> pa.Table:
     """The page rows as one table, in no particular order.
 
     Args:
         output: the dataset, or its URI.
         columns: those to read; all unless some are named.
+        current: leave out pages that no object holds any more: those of earlier versions, where an object has changed.
 
     Raises:
         UsageError: a column that there is not.
@@ -90,16 +91,25 @@ def read_pages(output: Output | str, columns: Sequence[str] | None = None) -> pa
     unknown = sorted(set(columns or ()) - set(PAGES.names))
     if unknown:
         raise UsageError(f"pages have no column {unknown[0]!r}", f"there are {', '.join(PAGES.names)}")
-    return _scan(_dataset(output), columns, lambda scanner: scanner.to_table())
+    output = _dataset(output)
+    held = pc.field("doc_id").isin(_held(output)) if current else None
+    return _scan(output, columns, lambda scanner: scanner.to_table(), held)
 
 
-def read_documents(output: Output | str) -> pa.Table:
+def _held(output: Output) -> pa.Array:
+    """The documents that some object has in its last version."""
+    return read_documents(output, current=True).column("doc_id").combine_chunks()
+
+
+def read_documents(output: Output | str, *, current: bool = False) -> pa.Table:
     """One row per object of the source in each version met, in the order they were planned.
 
     Args:
         output: the dataset, or its URI.
+        current: only the version of each object that was planned last, where that one could be opened.
     """
-    return pa.concat_tables([DOCUMENTS.empty_table(), *standing_documents(_dataset(output))])
+    documents = pa.concat_tables([DOCUMENTS.empty_table(), *standing_documents(_dataset(output))])
+    return current_documents(documents) if current else documents
 
 
 def read_failures(output: Output | str) -> pa.Table:

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from rtprune.dataset.documents import current_documents
 from rtprune.dataset.files import current_files
 from rtprune.dataset.layout import Output
 from rtprune.dataset.read import read_documents
@@ -17,10 +18,11 @@ from rtprune.errors import RTPruneError, UsageError
 from rtprune.scratch import scratch
 from rtprune.store import find, is_remote, join, open_filesystem
 
-TABLES = ("pages", "documents", "runs", "failures", "savings")
+TABLES = ("pages", "documents", "current_pages", "current_documents", "runs", "failures", "savings")
 _MEMORY = "1GB"
 _FETCHED = 1000  # rows at a time
 _VIEWS = """
+CREATE VIEW current_pages AS SELECT * FROM pages WHERE doc_id IN (SELECT doc_id FROM current_documents);
 CREATE VIEW failures AS
     SELECT uri, NULL::INTEGER AS page, reason, message FROM documents WHERE status = 'failed'
     UNION ALL SELECT uri, page, reason, message FROM pages WHERE status = 'failed';
@@ -37,8 +39,9 @@ def connected(output: Output) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to a database that has `TABLES`; it spills to disk what does not fit into a gigabyte.
 
     ``pages`` are the files that make up the dataset now, each page once; they are read when a query asks for them. A
-    compaction that ends meanwhile may delete some: ask again. ``failures`` are documents, whose ``page`` is null,
-    and pages; ``savings`` has a row for each document.
+    compaction that ends meanwhile may delete some: ask again. ``current_documents`` and ``current_pages`` leave out
+    earlier versions of objects that have changed. ``failures`` are documents, whose ``page`` is null, and pages;
+    ``savings`` has a row for each document.
 
     Raises:
         StoreError: the store failed.
@@ -58,6 +61,7 @@ def connected(output: Output) -> Iterator[duckdb.DuckDBPyConnection]:
             else:
                 database.register(name, schema.empty_table())
         database.register("documents", documents)
+        database.register("current_documents", current_documents(documents))
         database.execute(_VIEWS)
         yield database
 

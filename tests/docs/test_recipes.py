@@ -9,6 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from rtprune.dataset import Output, commit_unit, read_pages
+from tests.dataset.samples import CONFIG, document, plan, publish_documents, rows_of
 from tests.docs.pages import REPOSITORY, blocks
 from tests.docs.small_dataset import fill
 
@@ -36,6 +38,25 @@ def test_a_copy_has_the_pages_of_its_original(folder: Path, monkeypatch: pytest.
     (query,) = [each for each in QUERIES if "JOIN" in each]
     pages = [uri for uri, _, _ in duckdb.sql(query).fetchall()]
     assert sorted(pages) == ["s3://in/a.pdf"] * 3 + ["s3://in/b.pdf"] * 2 + ["s3://in/copy.pdf"] * 3
+
+
+def test_the_recipe_for_current_pages_leaves_out_earlier_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output.open(str(tmp_path / "OUTPUT"), CONFIG)
+    read = [document("a", 3), document("b", 2)], [document("b", 4, version="2", content="new")], [document("a", 1)]
+    for documents in read:
+        for unit in plan(output, documents, unit_pages=2, run_id="r1"):
+            commit_unit(output, unit, rows_of(unit), "r1")
+    publish_documents(output)
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = [each for each in QUERIES if "current_documents" in each]
+    found = sorted((uri, page) for uri, page, _ in duckdb.sql(recipe).fetchall())
+    assert found == [
+        (f"s3://in/{name}.pdf", page) for name, count in (("a", 3), ("b", 4)) for page in range(1, count + 1)
+    ]
+    current = read_pages(output, current=True)
+    assert sorted(zip(*(current.column(name).to_pylist() for name in ("uri", "page")), strict=True)) == found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
