@@ -30,7 +30,7 @@ _SYMBOLS = list("#$%&*+-/<=>@[]^_`{|}~\\'\"()")
 
 @dataclass(frozen=True)
 class PageDesign:
-    """What a page may look like; the defaults are what the built-in checkpoint reads. Sizes are in points.
+    """What a page may look like; the defaults are the demo's. Sizes are in points.
 
     Attributes:
         fonts: PyMuPDF names of the built-in fonts drawn from, one per page.
