@@ -43,7 +43,7 @@ for order, (path, group, summary) in enumerate(
         ("dataset:status", DATASET, "Print how far the runs of a dataset are: done, left, rate, time left."),
         ("dataset:failures", DATASET, "List what could not be read, why, and whether another try may help."),
         ("dataset:export", DATASET, "Write the text as files: Markdown, plain text or JSON lines, one a document."),
-        ("dataset:sql", DATASET, "Ask a dataset by SQL: pages and documents, current ones too, runs, failures, savings."),
+        ("dataset:sql", DATASET, "Ask a dataset by SQL: pages and documents, current ones, runs, failures, savings."),
         ("dataset:compact", DATASET, "Merge a dataset's small files into large ones."),
         ("dataset:verify", DATASET, "Check that every planned page is in exactly one row, in an undamaged file."),
         ("evaluating:eval", MEASURING, "Score Markdown answers, of any system, on a published benchmark."),
