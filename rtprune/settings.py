@@ -6,10 +6,14 @@ Each field can be set as a keyword, by a command line flag of the same name, or 
 
 from __future__ import annotations
 
+import os
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rtprune.errors import UsageError
 
 PUBLISHED_MODEL = "deepseek-ai/DeepSeek-OCR"
 NO_MODEL = "none"
@@ -109,3 +113,16 @@ class RunSettings(ReadSettings):
 
 #: The settings that reading one document knows.
 PAGE_SETTINGS = (*ReadSettings.model_fields, "password")
+
+
+def check_variables() -> None:
+    """Refuse a misspelt ``RTPRUNE_`` variable, which would be as good as not set; others are somebody else's.
+
+    Raises:
+        UsageError: it names the variable and what may have been meant.
+    """
+    known = {f"RTPRUNE_{name.upper()}" for name in (*RunSettings.model_fields, "log_level")}
+    for name in sorted(os.environ):
+        meant = get_close_matches(name, known, n=2, cutoff=0.9) if name.startswith("RTPRUNE_") else []
+        if meant and name not in known:
+            raise UsageError(f"{name} is no setting", f"rename it to {' or '.join(meant)}, or unset it")

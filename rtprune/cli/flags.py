@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rtprune import logs
 from rtprune.errors import UsageError
-from rtprune.settings import ReadSettings, RunSettings
+from rtprune.settings import ReadSettings, RunSettings, check_variables
 
 CONTENT = Group("What decides the text", sort_key=1)
 RESOURCES = Group("Resources", sort_key=2)
@@ -72,6 +72,7 @@ def command(settings: Sequence[str] = ()) -> Callable[[Callable[..., int]], Call
 
 def run_settings(given: dict[str, Any]) -> RunSettings:
     """The settings of these flags' values and of the environment. Raises ``UsageError`` naming the first wrong one."""
+    check_variables()
     try:
         return RunSettings(**given)
     except ValidationError as error:

@@ -34,7 +34,7 @@ from rtprune.dataset.runs import SEEN_EVERY_S
 from rtprune.dataset.schema import RunStatus
 from rtprune.documents import list_objects
 from rtprune.errors import Reason, RTPruneError, UsageError
-from rtprune.settings import NO_MODEL, SLOTS, ReadSettings, RunSettings
+from rtprune.settings import NO_MODEL, SLOTS, ReadSettings, RunSettings, check_variables
 
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 2, 16  # units that a worker has at a time
 
@@ -90,6 +90,7 @@ def run_corpus(
 
 def prepare(source: str, output: str, settings: RunSettings) -> Run:
     """Settle what is to be done before anything is started. Raises ``UsageError``, ``ModelError``."""
+    check_variables()
     started_at = datetime.now(UTC)
     config = settings.model_dump(mode="json", include=set(ReadSettings.model_fields))
     if settings.model == NO_MODEL:

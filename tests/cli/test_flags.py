@@ -112,6 +112,10 @@ def test_the_environment_sets_what_no_flag_sets(
     monkeypatch.setenv("RTPRUNE_DPI", "x2")
     assert main(["run", "a", "b"]) == 2
     assert "RTPRUNE_DPI cannot be 'x2'" in one_line(capsys.readouterr().err)
+    monkeypatch.setenv("RTPRUNE_DPIS", "72")
+    assert main(["page", "a.pdf"]) == 2
+    assert "RTPRUNE_DPIS is no setting" in one_line(capsys.readouterr().err)
+    monkeypatch.delenv("RTPRUNE_DPIS")
     assert main(["run", "a", "b", "--dpi", "x3"]) == 2
     assert "--dpi cannot be 'x3'" in one_line(capsys.readouterr().err)
 
