@@ -47,6 +47,7 @@ for order, (path, group, summary) in enumerate(
         ("dataset:compact", DATASET, "Merge a dataset's small files into large ones."),
         ("dataset:verify", DATASET, "Check that every planned page is in exactly one row, in an undamaged file."),
         ("evaluating:eval", MEASURING, "Score Markdown answers, of any system, on a published benchmark."),
+        ("machine:doctor", MEASURING, "Look at what a run needs: device, model, Ray, Prefect, disk, an OUTPUT."),
         ("bench:bench", MEASURING, "Measure speed and cost on this machine."),
     )
 ):

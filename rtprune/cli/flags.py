@@ -70,9 +70,14 @@ def command(settings: Sequence[str] = ()) -> Callable[[Callable[..., int]], Call
     return decorate
 
 
-def run_settings(given: dict[str, Any]) -> RunSettings:
-    """The settings of these flags' values and of the environment. Raises ``UsageError`` naming the first wrong one."""
-    check_variables()
+def run_settings(given: dict[str, Any], *, variables: bool = True) -> RunSettings:
+    """The settings of these flags' values and of the environment. Raises ``UsageError`` naming the first wrong one.
+
+    Args:
+        variables: whether a misspelt variable is wrong as well.
+    """
+    if variables:
+        check_variables()
     try:
         return RunSettings(**given)
     except ValidationError as error:

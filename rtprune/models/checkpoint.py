@@ -62,13 +62,30 @@ def resolve(name: str) -> Checkpoint:
     elif _HUB_NAME.fullmatch(name):
         folder, commit = _from_hub(name)
     else:
-        raise ModelError(f"no model {name!r}: there is no such folder", _WAYS_ON)
+        raise _missing(name)
     return Checkpoint(name, folder, _read_config(folder), commit)
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether `resolve` would find a checkpoint without fetching it. Raises ``ModelError`` where there is none."""
+    if name == BUILT_IN or Path(name).expanduser().is_dir():
+        return True
+    if is_remote(name):
+        return False
+    if not _HUB_NAME.fullmatch(name):
+        raise _missing(name)
+    import huggingface_hub
+
+    return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
 
 
 def cache_folder() -> Path:
     """Where fetched checkpoints are kept: ``rtprune`` under ``XDG_CACHE_HOME``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtprune"
+
+
+def _missing(name: str) -> ModelError:
+    return ModelError(f"no model {name!r}: there is no such folder", _WAYS_ON)
 
 
 def _built_in() -> Path:

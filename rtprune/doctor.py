@@ -1,0 +1,230 @@
+"""What this machine, its services and an OUTPUT lack for a run: looked at one by one, nothing is changed or fetched."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from rtprune.errors import RTPruneError, UsageError
+from rtprune.settings import NO_MODEL, RunSettings, check_variables
+
+State = Literal["ok", "warning", "problem"]
+
+ANSWER_S = 2.0  # how long a service may take to answer
+GIB = 2**30
+#: Less than this is soon full: plans, queries that spill, Ray's logs and objects.
+LEAST_DISK = 5 * GIB
+#: What containers have unless told otherwise is less.
+LEAST_SHARED_MEMORY = 512 * 2**20
+#: Memory that reading takes beside the weights: encoders at work, and keys and values of a few pages.
+BESIDE_WEIGHTS = {"cuda": 6 * GIB, "cpu": 2 * GIB}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was ``found``, and what to do about it where it is not "ok"."""
+
+    name: str
+    state: State
+    found: str
+    advice: str | None = None
+
+
+def examine(settings: RunSettings, output: str | None = None) -> Iterator[Check]:
+    """Look at everything that a run with these ``settings``, into ``output`` where it is given, rests on.
+
+    In an OUTPUT a throw-away object is written and deleted. A check that fails is a problem, and never an exception.
+    """
+    checks: list[tuple[str, Callable[[], Check]]] = [
+        ("python", python),
+        ("variables", variables),
+        ("device", lambda: device(settings.model)),
+        ("model", lambda: model(settings.model)),
+        ("memory", lambda: memory(settings.model)),
+        ("renderer", renderer),
+        ("ray", lambda: ray(settings.ray_address)),
+        ("prefect", prefect),
+        ("disk", disk),
+        ("shared memory", shared_memory),
+    ]
+    if output is not None:
+        checks.append(("output", lambda: dataset(output)))
+    for name, check in checks:
+        try:
+            yield check()
+        except RTPruneError as error:
+            yield Check(name, "problem", error.message, error.hint)
+        except Exception as error:
+            yield Check(name, "problem", f"{type(error).__name__}: {error}", "see whether rtprune is installed whole")
+
+
+def python() -> Check:
+    """Versions of Python and of this package."""
+    return Check("python", "ok", f"{platform.python_version()}, rtprune {version('rtprune')}")
+
+
+def variables() -> Check:
+    """Whether every ``RTPRUNE_`` variable is one."""
+    check_variables()
+    names = sorted(name for name in os.environ if name.startswith("RTPRUNE_"))
+    return Check("variables", "ok", ", ".join(names) or "none set")
+
+
+def device(name: str) -> Check:
+    """The GPU, or the cores there are instead."""
+    import torch
+
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        count = torch.cuda.device_count()
+        also = f", and {count - 1} more" if count > 1 else ""
+        return Check(
+            "device", "ok", f"{found.name}, {found.total_memory / GIB:.0f} GiB{also}, torch {torch.__version__}"
+        )
+    cores = f"no GPU, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+    if name in (NO_MODEL, "mini"):
+        return Check("device", "ok", cores)
+    why = "was built without CUDA" if torch.version.cuda is None else "sees none"
+    return Check("device", "warning", f"{cores}, which {why}", "full models take minutes a page on cores: use a GPU")
+
+
+def model(name: str) -> Check:
+    """Whether the model's weights are on this machine."""
+    from rtprune.models import describe
+    from rtprune.models.checkpoint import is_at_hand
+    from rtprune.store import is_remote
+
+    if name == NO_MODEL:
+        return Check("model", "ok", "none: pages are rendered and recorded as skipped")
+    if is_remote(name):
+        return Check("model", "ok", f"{name}, fetched by each machine once")
+    if not is_at_hand(name):
+        advice = "the first run fetches them, which needs a way to the hub; or name a folder or s3:// prefix"
+        return Check("model", "warning", f"the weights of {name} are not on this machine", advice)
+    card = describe(name)
+    return Check("model", "ok", f"{name}, {card.parameters / 1e6:,.0f} M parameters, mode {card.default_mode}")
+
+
+def memory(name: str) -> Check:
+    """Whether the device has memory for the model's weights and some pages."""
+    import torch
+
+    from rtprune.engine.budget import free_bytes
+    from rtprune.models import describe
+    from rtprune.models.checkpoint import is_at_hand
+
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    free = free_bytes(torch.device(kind))
+    if free is None:
+        return Check("memory", "warning", "this system does not tell how much is free", "watch it during the first run")
+    found = f"{free / GIB:.1f} GiB free"
+    if name == NO_MODEL or not is_at_hand(name):
+        return Check("memory", "ok", found)
+    needed = describe(name).parameters * (2 if kind == "cuda" else 4) + BESIDE_WEIGHTS[kind]
+    if free < needed:
+        advice = f"free some: {name} takes about {needed / GIB:.1f} GiB with the least number of pages at a time"
+        return Check("memory", "problem", found, advice)
+    return Check("memory", "ok", f"{found}, about {needed / GIB:.1f} GiB needed")
+
+
+def renderer() -> Check:
+    """Whether pages can be drawn."""
+    import pymupdf
+
+    with pymupdf.open() as document:
+        document.new_page(width=8, height=8).get_pixmap()
+    return Check("renderer", "ok", f"PyMuPDF {version('pymupdf')}")
+
+
+def ray(address: str | None) -> Check:
+    """Whether the cluster that was named answers."""
+    named = address or os.environ.get("RAY_ADDRESS")
+    found = f"Ray {version('ray')}"
+    if not named or named in ("auto", "local"):
+        return Check(
+            "ray", "ok", f"{found}, " + (f"address {named}" if named else "a local one is started by each run")
+        )
+    parts = urlsplit(named if "//" in named else f"//{named}")
+    if not answers(parts.hostname, parts.port or 10001):
+        advice = "start it, or correct --ray-address or RAY_ADDRESS, or leave both out for a local one"
+        return Check("ray", "problem", f"{found}, nobody answers at {named}", advice)
+    return Check("ray", "ok", f"{found}, {named} answers")
+
+
+def prefect() -> Check:
+    """Whether the API that flows would use answers; they need none."""
+    found = f"Prefect {version('prefect')}"
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return Check("prefect", "ok", f"{found}, PREFECT_API_URL is not set: a flow starts a server for itself")
+    with suppress(OSError, ValueError), urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_S):
+        return Check("prefect", "ok", f"{found}, {url} answers")
+    advice = "start it (prefect server start), or correct PREFECT_API_URL; rtprune run does without"
+    return Check("prefect", "warning", f"{found}, {url} does not answer", advice)
+
+
+def disk() -> Check:
+    """Room for temporary files."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    found = f"{free / GIB:.1f} GiB free in {folder}"
+    if free < LEAST_DISK:
+        return Check("disk", "warning", found, "let TMPDIR name a folder with more: plans and Ray's files lie there")
+    return Check("disk", "ok", found)
+
+
+def shared_memory() -> Check:
+    """Room for what Ray's processes hand to each other."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return Check("shared memory", "warning", "there is no /dev/shm", "Ray uses the disk instead, which is slower")
+    size = shutil.disk_usage(folder).total
+    found = f"/dev/shm of {size / GIB:.1f} GiB"
+    if size < LEAST_SHARED_MEMORY:
+        return Check("shared memory", "warning", found, "give the container more, as by docker run --shm-size=1g")
+    return Check("shared memory", "ok", found)
+
+
+def dataset(uri: str) -> Check:
+    """Whether an OUTPUT can be written to, and what is there."""
+    from rtprune.dataset import Output
+    from rtprune.store import is_remote, probe, require_reachable
+
+    if is_remote(uri):
+        require_reachable(uri)
+        probe(uri)
+    else:
+        place = Path(uri).absolute() / "_rtprune"
+        made = [folder for folder in (place, *place.parents) if not folder.exists()]
+        probe(str(place.parent))
+        for folder in made:
+            with suppress(OSError):  # a run may have begun there
+                folder.rmdir()
+    writable = "can be written to, on conditions"
+    try:
+        config = Output.existing(uri).config
+    except UsageError as error:
+        if "there is no dataset" not in error.message:
+            raise
+        return Check("output", "ok", f"{uri} {writable}; no dataset yet")
+    return Check("output", "ok", f"{uri} {writable}; a dataset read by {config.get('model')}")
+
+
+def answers(host: str | None, port: int) -> bool:
+    """Whether somebody takes connections there."""
+    try:
+        socket.create_connection((host or "127.0.0.1", port), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
