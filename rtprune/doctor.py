@@ -102,17 +102,18 @@ def device(name: str) -> Check:
 def model(name: str) -> Check:
     """Whether the model's weights are on this machine."""
     from rtprune.models import describe
-    from rtprune.models.checkpoint import is_at_hand
+    from rtprune.models.checkpoint import at_hand
     from rtprune.store import is_remote
 
     if name == NO_MODEL:
         return Check("model", "ok", "none: pages are rendered and recorded as skipped")
     if is_remote(name):
         return Check("model", "ok", f"{name}, fetched by each machine once")
-    if not is_at_hand(name):
+    folder = at_hand(name)
+    if folder is None:
         advice = "the first run fetches them, which needs a way to the hub; or name a folder or s3:// prefix"
         return Check("model", "warning", f"the weights of {name} are not on this machine", advice)
-    card = describe(name)
+    card = describe(folder)
     return Check("model", "ok", f"{name}, {card.parameters / 1e6:,.0f} M parameters, mode {card.default_mode}")
 
 
@@ -122,16 +123,17 @@ def memory(name: str) -> Check:
 
     from rtprune.engine.budget import free_bytes
     from rtprune.models import describe
-    from rtprune.models.checkpoint import is_at_hand
+    from rtprune.models.checkpoint import at_hand
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     free = free_bytes(torch.device(kind))
     if free is None:
         return Check("memory", "warning", "this system does not tell how much is free", "watch it during the first run")
     found = f"{free / GIB:.1f} GiB free"
-    if name == NO_MODEL or not is_at_hand(name):
+    folder = None if name == NO_MODEL else at_hand(name)
+    if folder is None:
         return Check("memory", "ok", found)
-    needed = describe(name).parameters * (2 if kind == "cuda" else 4) + BESIDE_WEIGHTS[kind]
+    needed = describe(folder).parameters * (2 if kind == "cuda" else 4) + BESIDE_WEIGHTS[kind]
     if free < needed:
         advice = f"free some: {name} takes about {needed / GIB:.1f} GiB with the least number of pages at a time"
         return Check("memory", "problem", found, advice)

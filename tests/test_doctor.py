@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import rtprune
 from rtprune import doctor
 from rtprune.dataset import Output
 from rtprune.doctor import Check, examine
@@ -65,6 +67,12 @@ def test_a_model_that_is_not_here_is_a_warning_and_one_that_cannot_be_a_problem(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     away = check("model", RunSettings(model="somebody/something"))
     assert (away.state, "not on this machine" in away.found) == ("warning", True)
+    commit = "0" * 40
+    snapshot = tmp_path / "models--somebody--something" / "snapshots" / commit
+    shutil.copytree(Path(rtprune.__file__).parent / "mini" / "weights", snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commit)
+    assert "8 M parameters" in check("model", RunSettings(model="somebody/something")).found
     assert check("model", RunSettings(model="nowhere")).state == "problem"
     (tmp_path / "empty").mkdir()
     assert check("model", RunSettings(model=str(tmp_path / "empty"))).state == "problem"

@@ -66,17 +66,22 @@ def resolve(name: str) -> Checkpoint:
     return Checkpoint(name, folder, _read_config(folder), commit)
 
 
-def is_at_hand(name: str) -> bool:
-    """Whether `resolve` would find a checkpoint without fetching it. Raises ``ModelError`` where there is none."""
+def at_hand(name: str) -> str | None:
+    """The name or folder by which `resolve` finds a checkpoint without asking anybody; ``None`` where it has to.
+
+    Raises:
+        ModelError: there is no such checkpoint.
+    """
     if name == BUILT_IN or Path(name).expanduser().is_dir():
-        return True
+        return name
     if is_remote(name):
-        return False
+        return None
     if not _HUB_NAME.fullmatch(name):
         raise _missing(name)
     import huggingface_hub
 
-    return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    config = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    return str(Path(config).parent) if isinstance(config, str) else None
 
 
 def cache_folder() -> Path:
