@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rtprune.corpus import look_into, read_units, run
+from rtprune.corpus import inspector, look_into, read_units, run
 from rtprune.corpus.run import run_corpus
 from rtprune.corpus.values import Discovered, Done, Progress, Run, RunSummary
 from rtprune.corpus.worker import Worker
@@ -385,6 +385,9 @@ def test_plans_are_written_while_documents_are_looked_into(
 ) -> None:
     monkeypatch.setattr(run, "Worker", InstantWorker)
     monkeypatch.setattr(look_into, "PLAN_EVERY_S", 0.0)
+    monkeypatch.setattr(look_into, "IN_FLIGHT", 1)  # so that what is looked into does not end all at once
+    for module in (look_into, inspector):
+        monkeypatch.setattr(module, "BATCH_OBJECTS", 1)
     source = write_corpus(tmp_path / "source", documents=40, pages=1)
     summary = run_corpus(str(source), str(tmp_path / "out"), quick_settings(random_checkpoint))
     assert len(list((tmp_path / "out" / "_rtprune" / "plans").iterdir())) > 1
