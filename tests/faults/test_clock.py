@@ -47,5 +47,6 @@ def test_two_processes_begun_together_record_nothing_twice_though_the_clock_of_o
     assert assert_whole(str(output)) == {"skipped": DOCUMENTS * PAGES}
     read = Counter(line.split()[0] for line in Path(f"{output}.read").read_text().splitlines())
     assert len(read) == DOCUMENTS
-    assert read.total() - DOCUMENTS <= 2 * LEAST_IN_FLIGHT, "read by both: no more than what was in flight"
+    # two runs meet where the part of one begins in that of the other, and again at what is left in the end
+    assert read.total() - DOCUMENTS <= 2 * (2 * LEAST_IN_FLIGHT), "read by both: what was in flight where they met"
     assert_rests(cluster, source, output)
