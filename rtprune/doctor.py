@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rtprune.errors import RTPruneError, UsageError
+from rtprune.errors import RTPruneError
 from rtprune.settings import NO_MODEL, RunSettings, check_variables
 
 State = Literal["ok", "warning", "problem"]
@@ -25,7 +26,7 @@ ANSWER_S = 2.0  # how long a service may take to answer
 GIB = 2**30
 #: Less than this is soon full: plans, queries that spill, Ray's logs and objects.
 LEAST_DISK = 5 * GIB
-#: What containers have unless told otherwise is less.
+#: Containers have 64 MiB unless told otherwise.
 LEAST_SHARED_MEMORY = 512 * 2**20
 #: Memory that reading takes beside the weights: encoders at work, and keys and values of a few pages.
 BESIDE_WEIGHTS = {"cuda": 6 * GIB, "cpu": 2 * GIB}
@@ -130,9 +131,12 @@ def memory(name: str) -> Check:
     if free is None:
         return Check("memory", "warning", "this system does not tell how much is free", "watch it during the first run")
     found = f"{free / GIB:.1f} GiB free"
-    folder = None if name == NO_MODEL else at_hand(name)
-    if folder is None:
+    if name == NO_MODEL:
         return Check("memory", "ok", found)
+    folder = at_hand(name)
+    if folder is None:
+        unknown = f"{found}; what {name} needs is not known before its weights are here"
+        return Check("memory", "warning", unknown, "look again once they are")
     needed = describe(folder).parameters * (2 if kind == "cuda" else 4) + BESIDE_WEIGHTS[kind]
     if free < needed:
         advice = f"free some: {name} takes about {needed / GIB:.1f} GiB with the least number of pages at a time"
@@ -157,23 +161,33 @@ def ray(address: str | None) -> Check:
         return Check(
             "ray", "ok", f"{found}, " + (f"address {named}" if named else "a local one is started by each run")
         )
+    advice = "start it, or correct --ray-address or RAY_ADDRESS, or leave both out for a local one"
     parts = urlsplit(named if "//" in named else f"//{named}")
-    if not answers(parts.hostname, parts.port or 10001):
-        advice = "start it, or correct --ray-address or RAY_ADDRESS, or leave both out for a local one"
+    try:
+        port = parts.port or 10001
+    except ValueError as error:
+        return Check("ray", "problem", f"{found}, {named} is no address: {error}", advice)
+    if not answers(parts.hostname, port):
         return Check("ray", "problem", f"{found}, nobody answers at {named}", advice)
     return Check("ray", "ok", f"{found}, {named} answers")
 
 
 def prefect() -> Check:
     """Whether the API that flows would use answers; they need none."""
+    from prefect.settings import Settings
+
     found = f"Prefect {version('prefect')}"
-    url = os.environ.get("PREFECT_API_URL")
+    url = Settings().api.url  # from the environment, a profile or a file, as Prefect itself finds it
     if not url:
-        return Check("prefect", "ok", f"{found}, PREFECT_API_URL is not set: a flow starts a server for itself")
-    with suppress(OSError, ValueError), urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_S):
-        return Check("prefect", "ok", f"{found}, {url} answers")
-    advice = "start it (prefect server start), or correct PREFECT_API_URL; rtprune run does without"
-    return Check("prefect", "warning", f"{found}, {url} does not answer", advice)
+        return Check("prefect", "ok", f"{found}, no API is set: a flow starts a server for itself")
+    advice = "start it (prefect server start), or correct PREFECT_API_URL or the profile; rtprune run does without"
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_S).close()
+    except urllib.error.HTTPError as error:
+        return Check("prefect", "warning", f"{found}, {url} answers {error.code} ({error.reason})", advice)
+    except (OSError, ValueError):
+        return Check("prefect", "warning", f"{found}, {url} does not answer", advice)
+    return Check("prefect", "ok", f"{found}, {url} answers")
 
 
 def disk() -> Check:
@@ -191,17 +205,19 @@ def shared_memory() -> Check:
     folder = Path("/dev/shm")
     if not folder.is_dir():
         return Check("shared memory", "warning", "there is no /dev/shm", "Ray uses the disk instead, which is slower")
-    size = shutil.disk_usage(folder).total
-    found = f"/dev/shm of {size / GIB:.1f} GiB"
-    if size < LEAST_SHARED_MEMORY:
-        return Check("shared memory", "warning", found, "give the container more, as by docker run --shm-size=1g")
+    free = shutil.disk_usage(folder).free
+    found = f"{free / GIB:.1f} GiB free in {folder}"
+    if free < LEAST_SHARED_MEMORY:
+        return Check(
+            "shared memory", "warning", found, "free some, or give the container more: docker run --shm-size=1g"
+        )
     return Check("shared memory", "ok", found)
 
 
 def dataset(uri: str) -> Check:
     """Whether an OUTPUT can be written to, and what is there."""
     from rtprune.dataset import Output
-    from rtprune.store import is_remote, probe, require_reachable
+    from rtprune.store import exists, is_remote, join, probe, require_reachable
 
     if is_remote(uri):
         require_reachable(uri)
@@ -213,14 +229,10 @@ def dataset(uri: str) -> Check:
         for folder in made:
             with suppress(OSError):  # a run may have begun there
                 folder.rmdir()
-    writable = "can be written to, on conditions"
-    try:
-        config = Output.existing(uri).config
-    except UsageError as error:
-        if "there is no dataset" not in error.message:
-            raise
+    writable = "can be written to as a dataset needs it"
+    if not exists(join(uri, "_rtprune", "config.json")):
         return Check("output", "ok", f"{uri} {writable}; no dataset yet")
-    return Check("output", "ok", f"{uri} {writable}; a dataset read by {config.get('model')}")
+    return Check("output", "ok", f"{uri} {writable}; a dataset read by {Output.existing(uri).config.get('model')}")
 
 
 def answers(host: str | None, port: int) -> bool:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rtprune.documents import Document, PageFault, PageImage, open_document, read_object, render_pages
 from rtprune.engine.result import PageResult, Timings
 from rtprune.errors import DocumentError, Reason, UsageError
-from rtprune.settings import PAGE_SETTINGS, RunSettings
+from rtprune.settings import PAGE_SETTINGS, RunSettings, check_variables
 from rtprune.store import is_remote, require_reachable
 
 if TYPE_CHECKING:  # torch stands behind most of these; a wrong argument is refused without waiting for it
@@ -68,7 +68,7 @@ def read(
 
     Raises:
         TypeError: an argument is of the wrong type, or there is none of that name.
-        UsageError: a setting has a value that it cannot have, or the document has no such page.
+        UsageError: a setting has a value that it cannot have, a variable is misspelt, or there is no such page.
         ModelError: the model cannot be had.
         DocumentError: there is no such file, or it cannot be opened; its ``reason`` says why.
         StoreError: the object store failed.
@@ -175,6 +175,7 @@ def _settings(given: dict[str, Any]) -> RunSettings:
             raise TypeError(f"read() takes no argument {name!r}: there are {', '.join(PAGE_SETTINGS)}")
         if name == "prune" and isinstance(value, bool):  # which would count as 1 or 0
             raise TypeError(f"prune must be 'dynamic', 'off' or a share from 0 to 1, not {_typed(value)}")
+    check_variables()
     try:
         return RunSettings(**given)
     except ValidationError as error:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,6 +66,10 @@ def test_a_model_that_is_not_here_is_a_warning_and_one_that_cannot_be_a_problem(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    unknown = check("memory", RunSettings(model="somebody/something"))
+    assert (unknown.state, "is not known" in unknown.found) == ("warning", True)
+    assert check("memory", RunSettings(model="s3://somewhere/model")).state == "warning"
+    assert check("memory", RunSettings(model="none")).state == "ok"
     away = check("model", RunSettings(model="somebody/something"))
     assert (away.state, "not on this machine" in away.found) == ("warning", True)
     commit = "0" * 40
@@ -95,6 +100,8 @@ def test_a_cluster_that_was_named_has_to_answer(monkeypatch: pytest.MonkeyPatch,
     assert check("ray", RunSettings(model="mini", ray_address=f"ray://127.0.0.1:{silent_port}")).state == "problem"
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent_port}")
     assert check("ray").state == "problem"
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:abc")
+    assert "is no address" in check("ray").found
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
         assert check("ray").state == "ok"
@@ -108,9 +115,19 @@ def test_an_api_that_does_not_answer_is_a_warning(monkeypatch: pytest.MonkeyPatc
         assert check("prefect").state == "warning", wrong
 
 
+def test_the_api_of_a_profile_is_the_one_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, api: str, tmp_path: Path
+) -> None:
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text(f'active = "far"\n[profiles.far]\nPREFECT_API_URL = "{api}/elsewhere"\n')
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_PROFILES_PATH", str(profiles))
+    found = check("prefect")
+    assert (found.state, f"{api}/elsewhere answers 404" in found.found) == ("warning", True)
+
+
 def test_little_room_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LEAST_DISK", 2**80)
-    monkeypatch.setattr(doctor, "LEAST_SHARED_MEMORY", 2**80)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=2**50, free=2**20))
     assert (check("disk").state, check("shared memory").state) == ("warning", "warning")
 
 
@@ -122,6 +139,14 @@ def test_an_output_is_tried_and_left_as_it_was(tmp_path: Path, bucket: str) -> N
     before = find(bucket)
     assert "a dataset read by" in check("output", output=f"{bucket}/out").found
     assert find(bucket) == before
+
+
+def test_an_output_of_an_earlier_format_is_a_problem(tmp_path: Path) -> None:
+    Output.open(str(tmp_path), CONFIG)
+    place = tmp_path / "_rtprune" / "config.json"
+    place.write_text(place.read_text().replace('"1.0"', '"0.9"'))
+    found = check("output", output=str(tmp_path))
+    assert (found.state, "0.9" in found.found) == ("problem", True)
 
 
 def test_an_output_that_cannot_be_written_to_is_a_problem(tmp_path: Path, bucket: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import rtprune
 from rtprune.corpus.run import prepare
 from rtprune.errors import UsageError
 from rtprune.settings import RunSettings, check_variables
@@ -28,6 +29,8 @@ def test_a_misspelt_variable_is_refused_and_the_right_one_named(
         check_variables()
     with pytest.raises(UsageError, match=wrong):
         prepare(str(tmp_path), str(tmp_path / "out"), RunSettings(model="none"))
+    with pytest.raises(UsageError, match=wrong):
+        rtprune.read(tmp_path / "a.pdf", model="mini")
 
 
 def test_settings_and_the_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rtprune import logs
 from rtprune.errors import UsageError
-from rtprune.settings import ReadSettings, RunSettings, check_variables
+from rtprune.settings import ReadSettings, RunSettings
 
 CONTENT = Group("What decides the text", sort_key=1)
 RESOURCES = Group("Resources", sort_key=2)
@@ -70,14 +70,8 @@ def command(settings: Sequence[str] = ()) -> Callable[[Callable[..., int]], Call
     return decorate
 
 
-def run_settings(given: dict[str, Any], *, variables: bool = True) -> RunSettings:
-    """The settings of these flags' values and of the environment. Raises ``UsageError`` naming the first wrong one.
-
-    Args:
-        variables: whether a misspelt variable is wrong as well.
-    """
-    if variables:
-        check_variables()
+def run_settings(given: dict[str, Any]) -> RunSettings:
+    """The settings of these flags' values and of the environment. Raises ``UsageError`` naming the first wrong one."""
     try:
         return RunSettings(**given)
     except ValidationError as error:

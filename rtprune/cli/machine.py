@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from rtprune.cli.flags import AsJson, command, run_settings
 
-ILL = 1  # exit code where there is a problem
+FAILED = 1  # exit code where there is a problem
 
 Output = Annotated[
     str | None,
@@ -22,13 +22,13 @@ Output = Annotated[
 def doctor(output: Output = None, /, *, json: AsJson = False, **given: Any) -> int:
     """Look at what a run needs: device, model, renderer, Ray, Prefect, disk, and an OUTPUT. Nothing is fetched."""
     from rtprune.doctor import examine
-    from rtprune.report.health import check_lines
+    from rtprune.report.doctor import check_lines
 
     found = []
-    for check in examine(run_settings(given, variables=False), output):
+    for check in examine(run_settings(given), output):
         found.append(check)
         if not json:
             print(*check_lines(check), sep="\n", flush=True)
     if json:
         print(dumps([asdict(check) for check in found], indent=2))
-    return ILL if any(check.state == "problem" for check in found) else 0
+    return FAILED if any(check.state == "problem" for check in found) else 0

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from rtprune.cli.flags import OUTPUT, RUN_SETTINGS, AsJson, command, run_settings
 from rtprune.errors import DocumentError, RTPruneError, UsageError
-from rtprune.settings import PAGE_SETTINGS
+from rtprune.settings import PAGE_SETTINGS, check_variables
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +41,7 @@ Output = Annotated[str, Parameter(help="Where the dataset is: a folder or an s3:
 @command(settings=PAGE_SETTINGS)
 def page(file: File, /, *, page: Page = 1, overlay: Overlay = None, **given: Any) -> int:
     """Print the text of one page and what pruning did to it."""
+    check_variables()
     settings = run_settings(given)
     from rtprune.read_document import check_pages, open_file, picture_of, read_pages_of
     from rtprune.report.summary import page_facts

@@ -169,8 +169,14 @@ class Tally:
 
 
 _COUNTED = [
-    *("uri", "page", "status", "reason", "message"),
-    *("visual_tokens_before", "visual_tokens_after", "audit_distance"),
+    "uri",
+    "page",
+    "status",
+    "reason",
+    "message",
+    "visual_tokens_before",
+    "visual_tokens_after",
+    "audit_distance",
 ]
 
 

@@ -97,14 +97,14 @@ class Feed:
     """Each fresh batch as soon as it is drawn, and while a GPU is ahead of that, one of the last `KEPT` once more."""
 
     def __init__(self, fresh: Iterator[Batch], device: torch.device, seed: int) -> None:
-        self._fresh: queue.Queue[Batch] = queue.Queue(maxsize=4)
+        self._fresh: queue.Queue[Batch | Exception] = queue.Queue(maxsize=4)
         self._device = device
         self._kept: deque[Batch] = deque(maxlen=KEPT)
         self._rng = np.random.default_rng(seed)
         threading.Thread(target=self._fetch, args=(fresh,), daemon=True).start()
 
     def forget(self) -> None:
-        """Show no earlier batch again: another lesson begins."""
+        """Show no earlier batch again: another stage begins."""
         self._kept.clear()
 
     def __iter__(self) -> Feed:
@@ -115,9 +115,14 @@ class Feed:
             batch = self._fresh.get(block=not self._kept)
         except queue.Empty:
             return self._kept[int(self._rng.integers(len(self._kept)))]
+        if isinstance(batch, Exception):
+            raise batch
         self._kept.append(batch.to(self._device))
         return self._kept[-1]
 
     def _fetch(self, fresh: Iterator[Batch]) -> None:
-        for batch in fresh:
-            self._fresh.put(batch)
+        try:
+            for batch in fresh:
+                self._fresh.put(batch)
+        except Exception as error:  # raised where batches are asked for
+            self._fresh.put(error)

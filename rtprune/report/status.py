@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rtprune.report.summary import counts, reasons, table, tokens
+from rtprune.report.summary import counts, failures_and_tokens, table
 from rtprune.report.wording import count, duration, one_line
 
 if TYPE_CHECKING:
@@ -20,12 +20,7 @@ def status_text(status: DatasetStatus) -> str:
     """Pages done and left, rate, failures and tokens; then a line for each of the last runs."""
     facts = status.facts
     lines = [("dataset", status.uri), ("pages", _pages(status)), ("documents", counts(facts.documents))]
-    if facts.document_failures:
-        lines.append(("failed documents", reasons(facts.document_failures)))
-    if facts.page_failures:
-        lines.append(("failed pages", reasons(facts.page_failures)))
-    if facts.visual_tokens_before:
-        lines.append(("visual tokens", tokens(facts.visual_tokens_before, facts.visual_tokens_after)))
+    lines += failures_and_tokens(facts)
     if status.at_work:
         rate = status.pages_per_second
         lines.append(("rate", f"{_rate(rate)}, the mean since the runs at work began" if rate else "not known yet"))

@@ -35,7 +35,7 @@ def run_summary(summary: RunSummary) -> str:
         documents += f" ({summary.not_documents:,} are no documents)"
     lines = [("documents", documents), ("pages", pages)]
     if tally.tokens_before:
-        lines.append(("visual tokens", tokens(tally.tokens_before, tally.tokens_after)))
+        lines.append(("visual tokens", _tokens(tally.tokens_before, tally.tokens_after)))
     if summary.elsewhere:
         lines.append(
             ("other runs", f"{count(summary.elsewhere, 'unit')}, {summary.doubled:,} of them read here as well")
@@ -61,12 +61,7 @@ def dataset_statistics(uri: str, facts: Statistics) -> str:
     ]
     if missing > 0:
         lines.append(("", f"{missing:,} planned pages are still to be read: run the same command again"))
-    if facts.document_failures:
-        lines.append(("failed documents", reasons(facts.document_failures)))
-    if facts.page_failures:
-        lines.append(("failed pages", reasons(facts.page_failures)))
-    if facts.visual_tokens_before:
-        lines.append(("visual tokens", tokens(facts.visual_tokens_before, facts.visual_tokens_after)))
+    lines += failures_and_tokens(facts)
     if facts.audit_distance is not None:
         kept = f"{100 * (1 - facts.audit_distance):.1f} % of the unpruned text"
         lines.append(("pruned text keeps", f"{kept}, on the mean of {count(facts.audited_pages, 'audited page')}"))
@@ -80,6 +75,18 @@ def dataset_statistics(uri: str, facts: Statistics) -> str:
     return "\n".join([*table(lines), *(["failures", *failed] if failed else [])])
 
 
+def failures_and_tokens(facts: Statistics) -> list[tuple[str, str]]:
+    """What failed, by reason, and what pruning saved: lines of a `table`."""
+    lines = []
+    if facts.document_failures:
+        lines.append(("failed documents", _reasons(facts.document_failures)))
+    if facts.page_failures:
+        lines.append(("failed pages", _reasons(facts.page_failures)))
+    if facts.visual_tokens_before:
+        lines.append(("visual tokens", _tokens(facts.visual_tokens_before, facts.visual_tokens_after)))
+    return lines
+
+
 def statistics_values(uri: str, facts: Statistics) -> dict[str, Any]:
     """The same for programs."""
     return {"dataset": uri, "saved_share": facts.saved_share, "failure_count": facts.failure_count} | asdict(facts)
@@ -90,7 +97,7 @@ def page_facts(result: PageResult, *, page_count: int, model: str, mode: str) ->
     lines = [("page", f"{result.page} of {page_count}, read by {model} in mode {mode}: {result.status}")]
     facts = result.facts
     if facts:
-        lines.append(("visual tokens", tokens(facts.tokens_before, facts.tokens_after)))
+        lines.append(("visual tokens", _tokens(facts.tokens_before, facts.tokens_after)))
         measured = [
             f"{name} {value:.3f}"
             for name, value in (("similarity", facts.similarity), ("density", facts.density))
@@ -112,8 +119,7 @@ def page_facts(result: PageResult, *, page_count: int, model: str, mode: str) ->
     return "\n".join(table(lines))
 
 
-def tokens(before: int, after: int) -> str:
-    """``10,000 -> 8,000 (20.0 % saved)``."""
+def _tokens(before: int, after: int) -> str:
     return f"{before:,} -> {after:,} ({share_saved(before, after)} saved)"
 
 
@@ -125,8 +131,7 @@ def counts(by_status: Mapping[str, int]) -> str:
     return f"{total:,} ({', '.join(f'{status} {number:,}' for status, number in by_status.items())})"
 
 
-def reasons(by_reason: Mapping[str, int]) -> str:
-    """``damaged 2, timeout 1``."""
+def _reasons(by_reason: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {number:,}" for reason, number in by_reason.items())
 
 

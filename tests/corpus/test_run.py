@@ -395,7 +395,6 @@ def test_plans_are_written_while_documents_are_looked_into(
 
 
 def test_a_worker_has_more_units_at_a_time_where_they_are_small() -> None:
-    assert run.units_in_flight(RunSettings(unit_pages=64), gpu=False) == 2
-    assert run.units_in_flight(RunSettings(unit_pages=64), gpu=True) == 5
+    assert [run.units_in_flight(RunSettings(unit_pages=64), gpu=gpu) for gpu in (False, True)] == [2, 5]
     assert run.units_in_flight(RunSettings(unit_pages=64, batch_pages=64), gpu=True) == 3
     assert run.units_in_flight(RunSettings(unit_pages=1), gpu=False) == run.MOST_IN_FLIGHT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,14 @@ def test_a_feed_shows_every_fresh_batch_and_earlier_ones_while_there_is_none() -
     fresh.put(make_batch(pages[0], rng))
     assert id(next(feed)) not in {id(batch) for batch in known}
     fresh.put(None)
+
+
+def test_a_feed_whose_pages_cannot_be_drawn_says_so() -> None:
+    def torn() -> Iterator[Batch]:
+        rng = np.random.default_rng(0)
+        yield make_batch([draw_page(rng, "training")], rng)
+        raise OSError("no font")
+
+    feed = Feed(torn(), torch.device("cpu"), seed=0)
+    with pytest.raises(OSError, match="no font"):
+        deque(feed, maxlen=0)  # without an end otherwise
